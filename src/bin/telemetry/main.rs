@@ -1,0 +1,2 @@
+//! The command `telemetry`.
+fn main() {}

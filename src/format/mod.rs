@@ -1,0 +1,1 @@
+//! How a batch becomes a request body, and how the answer is read: one file a wire format.

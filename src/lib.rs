@@ -1,0 +1,4 @@
+//! libtelemetry: events from servers that fork, delivered exactly once. The contract is `include/telemetry.h`.
+
+pub mod platform;
+pub mod sink;

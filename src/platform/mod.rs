@@ -1,0 +1,2 @@
+//! What the operating system gives us, each thing behind a small safe name. The bottom room: it imports no other.
+pub mod sockets;

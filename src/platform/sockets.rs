@@ -1,0 +1,154 @@
+//! The table of a client's socket descriptors.
+//!
+//! Invariants:
+//! - It is one of the few mutable things outside the wiped page, so every field is an atomic and a child
+//!   forked at any instant can read it: `fd` is stored last and cleared first.
+//! - A descriptor is only ever closed or cut after its device and inode were found to be the ones noted
+//!   here: the number may belong to somebody else by then (a daemoniser closes everything).
+
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+/// Descriptors a client may hold at once.
+pub const SLOTS: usize = 8;
+
+const FREE: i32 = -1;
+const TAKEN: i32 = -2;
+
+struct Slot {
+    fd: AtomicI32,
+    dev: AtomicU64,
+    ino: AtomicU64,
+}
+
+/// See the module's text.
+pub struct SocketTable {
+    slots: [Slot; SLOTS],
+}
+
+/// A descriptor's place in the table; give it back with [`SocketTable::forget`] before closing the descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(usize);
+
+fn identity(fd: i32) -> Option<(u64, u64)> {
+    let mut st = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: `st` is a valid place for one `struct stat`; fstat reports a bad descriptor as an error.
+    let r = unsafe { libc::fstat(fd, st.as_mut_ptr()) };
+    if r != 0 {
+        return None;
+    }
+    // SAFETY: fstat succeeded and filled it in (and it was zeroed before).
+    let st = unsafe { st.assume_init() };
+    Some((st.st_dev as u64, st.st_ino as u64))
+}
+
+impl Default for SocketTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SocketTable {
+    /// An empty table.
+    pub const fn new() -> Self {
+        SocketTable {
+            slots: [const { Slot { fd: AtomicI32::new(FREE), dev: AtomicU64::new(0), ino: AtomicU64::new(0) } };
+                SLOTS],
+        }
+    }
+
+    /// Note a descriptor that was just opened, before anything blocks on it. `None` if the table is full.
+    pub fn note(&self, fd: i32) -> Option<Ticket> {
+        let (dev, ino) = identity(fd)?;
+        for (i, s) in self.slots.iter().enumerate() {
+            if s.fd.compare_exchange(FREE, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                s.dev.store(dev, Ordering::Relaxed);
+                s.ino.store(ino, Ordering::Relaxed);
+                s.fd.store(fd, Ordering::Release);
+                return Some(Ticket(i));
+            }
+        }
+        None
+    }
+
+    /// The descriptor is about to be closed by its owner.
+    pub fn forget(&self, ticket: Ticket) {
+        if let Some(s) = self.slots.get(ticket.0) {
+            s.fd.store(FREE, Ordering::Release);
+        }
+    }
+
+    /// Whether the noted descriptor still is what was noted (nobody closed it behind our back).
+    pub fn still_ours(&self, ticket: Ticket) -> bool {
+        self.slots.get(ticket.0).is_some_and(|s| {
+            let fd = s.fd.load(Ordering::Acquire);
+            fd >= 0
+                && identity(fd)
+                    == Some((s.dev.load(Ordering::Relaxed), s.ino.load(Ordering::Relaxed)))
+        })
+    }
+
+    /// In a forked child: close every inherited socket that still is ours and empty the table.
+    /// Async-signal-safe: loads, stores, `fstat`, `close`.
+    pub fn close_inherited(&self) {
+        self.each(|fd| {
+            // SAFETY: the descriptor was verified to be the socket we opened; the child owns its copy.
+            unsafe { libc::close(fd) };
+        });
+        for s in &self.slots {
+            s.fd.store(FREE, Ordering::Release);
+        }
+    }
+
+    /// Cut every connection, so that a thread blocked on one returns with an error. The owner closes them.
+    pub fn cut(&self) {
+        self.each(|fd| {
+            // SAFETY: the descriptor was verified to be the socket we opened; shutdown(2) frees nothing.
+            unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+        });
+    }
+
+    fn each(&self, f: impl Fn(i32)) {
+        for s in &self.slots {
+            let fd = s.fd.load(Ordering::Acquire);
+            let noted = (s.dev.load(Ordering::Relaxed), s.ino.load(Ordering::Relaxed));
+            if fd >= 0 && identity(fd) == Some(noted) {
+                f(fd);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{AsRawFd, IntoRawFd};
+
+    #[test]
+    fn a_reused_number_is_left_alone() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let t = SocketTable::new();
+        let fd = a.as_raw_fd();
+        let ticket = t.note(fd).unwrap();
+        assert!(t.still_ours(ticket));
+        let (c, _d) = std::os::unix::net::UnixStream::pair().unwrap();
+        // Somebody puts another socket under the same number.
+        // SAFETY: both descriptors are open and owned by this test.
+        unsafe { libc::dup2(c.as_raw_fd(), fd) };
+        assert!(!t.still_ours(ticket));
+        t.close_inherited();
+        // SAFETY: F_GETFD only asks.
+        assert!(unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0, "closed a descriptor of somebody else");
+        drop(a);
+    }
+
+    #[test]
+    fn an_inherited_socket_is_closed_once() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let t = SocketTable::new();
+        let fd = a.into_raw_fd();
+        t.note(fd).unwrap();
+        t.close_inherited();
+        // SAFETY: F_GETFD only asks.
+        assert!(unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0);
+    }
+}
