@@ -1,4 +1,19 @@
-//! libtelemetry: events from servers that fork, delivered exactly once. The contract is `include/telemetry.h`.
+//! libtelemetry: events from servers that fork, delivered exactly once.
+//!
+//! The contract is `include/telemetry.h`. One event's way through the house:
+//! `ffi` → [`client`] → [`queue`] (appended) ... [`delivery`] (read behind, batched) → [`format`] (body) →
+//! [`sink`] (socket) → [`format`] (verdict) → [`queue`] (settled). [`fork`] keeps all of it safe in children,
+//! [`platform`] is what the operating system gives.
 
+#[cfg(not(loom))]
+pub mod client;
+pub mod delivery;
+#[cfg(not(loom))]
+pub mod ffi;
+pub mod fork;
+#[cfg(not(loom))]
+pub mod format;
 pub mod platform;
+pub mod queue;
+#[cfg(not(loom))]
 pub mod sink;

@@ -1,1 +1,13 @@
-//! (room)
+//! A client: one destination with its own queue, valid in the process that opened it and in every fork of it.
+//!
+//! Invariants of this room:
+//! - It wires the others together and is the only one that knows them all.
+//! - A [`client::Client`] is immutable after open but for: the wiped page, the closed flag, the table of
+//!   sockets, the address of the latest generation's segments, and the number of forks that generation knew.
+//! - The environment is read once, in `open`, on the caller's thread.
+
+pub mod client;
+pub mod config;
+pub mod control;
+pub mod life;
+pub mod open;

@@ -1,1 +1,23 @@
-//! (room)
+//! Reading behind the queue, batching, sending, trying again.
+//!
+//! Invariants of this room:
+//! - One consumer at a time: whoever holds [`words::Words`]' consumer word. It is the sender's thread, or a
+//!   `flush` caller where no thread can be made.
+//! - The sender exists only while there is something to do: it is started by the first event that needs
+//!   it, sleeps at most `max_age_ms` while it lives, and ends after `idle_ms` without work.
+//! - A record is settled only when its fate is final: delivered, rejected, invalid or expired, each counted
+//!   once. Until then it stays in the queue, and every attempt sends it under the same id.
+//! - Nothing here waits without a bound. No retry blocks the host, and no refused event blocks its
+//!   neighbours: batches are halved down to the one that is refused.
+//! - What lives here lives in one process: a forked child never touches its parent's engine.
+
+#[cfg(not(loom))]
+pub mod batch;
+#[cfg(not(loom))]
+pub mod engine;
+pub mod counters;
+#[cfg(not(loom))]
+pub mod retry;
+#[cfg(not(loom))]
+pub mod sender;
+pub mod words;

@@ -1,2 +1,21 @@
-//! What the operating system gives us, each thing behind a small safe name. The bottom room: it imports no other.
+//! What the operating system gives us, each thing behind a small safe name.
+//!
+//! Invariants of this room:
+//! - It is the bottom: it imports no other room.
+//! - Nothing here keeps a lock that another thread could hold at the instant of a fork. What must be
+//!   process-wide is an atomic, and every function is callable in a forked child.
+//! - `unsafe` is allowed here, each use with its SAFETY line.
+
+pub mod clock;
+pub mod entropy;
+pub mod futex;
+pub mod log;
+pub mod mmap;
+pub mod once;
+pub mod page;
+pub mod parcel;
+pub mod process;
+pub mod registry;
 pub mod sockets;
+pub mod sync;
+pub mod thread;

@@ -1,0 +1,366 @@
+//! The client itself, and an event's first steps.
+//!
+//! Invariants:
+//! - `enqueue` on its common path: one load of the flags, one acquire load of the state word, the clock, the
+//!   append. No system call, no allocation, no lock, no wait.
+//! - A state word that is not this process's generation sends the caller through [`Client::enter`], where
+//!   exactly one thread builds this process's world.
+
+use super::control::Control;
+use crate::delivery::engine::{Desk, Engine, Settings};
+use crate::delivery::words::{ABSENT, ASLEEP, Words};
+use crate::delivery::{counters, sender};
+use crate::fork::gate;
+use crate::fork::hooks::Registration;
+use crate::fork::world::{Claim, StateWord};
+use crate::format::Format;
+use crate::platform::log::{Level, Reason, say};
+use crate::platform::mmap::Latest;
+use crate::platform::once::SetOnce;
+use crate::platform::page::WipedPage;
+use crate::platform::sockets::SocketTable;
+use crate::platform::{clock, entropy, process, thread};
+use crate::queue::log::{Appended, Log, Refused};
+use crate::queue::memory;
+use crate::queue::segment::Slot;
+use crate::sink::{self, SinkConfig};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// What a call came to; the numbers are the C API's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Status {
+    /// Done, or taken.
+    Ok = 0,
+    /// The queue is full; the event was not taken.
+    Full = 1,
+    /// The event is larger than `max_event_bytes`.
+    TooLarge = 2,
+    /// The client is shut.
+    Closed = 3,
+    /// The deadline came first.
+    Timeout = 4,
+    /// A bad argument or configuration.
+    Invalid = 5,
+    /// The operating system refused something.
+    Io = 6,
+    /// A defect of ours; the client is dead.
+    Internal = 7,
+}
+
+/// `shutdown` was called.
+pub const CLOSED: u32 = 1;
+/// A panic was caught.
+pub const DEAD: u32 = 2;
+/// Configured to do nothing.
+pub const DISABLED: u32 = 4;
+
+/// How long a caller waits for another thread that builds this process's world.
+const BUILD_PATIENCE: Duration = Duration::from_millis(100);
+/// How long after a failed thread start the next is tried.
+const START_PAUSE_MS: u64 = 1000;
+
+/// See the module's text.
+pub struct Client {
+    pub(super) page: WipedPage<Control, Slot>,
+    pub(super) segment_len: u32,
+    pub(super) max_event: usize,
+    pub(super) coarse: bool,
+    pub(super) block: Option<Duration>,
+    pub(super) panic_in_enqueue: bool,
+    /// [`CLOSED`], [`DEAD`], [`DISABLED`]: outside the wiped page, so that children inherit it.
+    pub(super) flags: AtomicU32,
+    /// [`gate::hooked_forks`] when the latest world was built; outside the page for the same reason.
+    pub(super) forks_seen: AtomicU64,
+    pub(super) area: Latest,
+    pub(super) sockets: Arc<SocketTable>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) format: Arc<dyn Format>,
+    pub(super) sink: SinkConfig,
+    pub(super) exit_timeout: Duration,
+    pub(super) registration: SetOnce<Registration>,
+    pub(super) me: Weak<Client>,
+}
+
+impl Client {
+    // ---- the hot path ----
+
+    /// Take an event.
+    #[inline]
+    pub fn enqueue(&self, event: &[u8]) -> Status {
+        let flags = self.flags.load(Ordering::Relaxed);
+        if flags != 0 || event.is_empty() || event.len() > self.max_event {
+            return self.refuse(event, flags);
+        }
+        if self.panic_in_enqueue {
+            forced_panic();
+        }
+        let state = &self.control().state;
+        let mut blocked = None;
+        loop {
+            let Some(nonce) = state.fast().or_else(|| self.enter()) else { return self.count_full() };
+            let log = self.log(nonce);
+            let now = if self.coarse { clock::wall_coarse_ns() } else { clock::wall_precise_ns() };
+            match log.append(0, now, event, || state.is(nonce)) {
+                Ok(done) if !done.attention => return Status::Ok,
+                Ok(done) => {
+                    if !self.attend(&log, done, event.len()) {
+                        return Status::Ok;
+                    }
+                }
+                Err(Refused::Torn) => {}
+                Err(Refused::Full) => {
+                    if !self.may_wait(&mut blocked) {
+                        return self.count_full();
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn control(&self) -> &Control {
+        self.page.head()
+    }
+
+    #[inline(always)]
+    pub(super) fn log(&self, nonce: u64) -> Log<'_> {
+        Log {
+            cursors: &self.control().cursors,
+            slots: self.page.tail(),
+            segment_len: self.segment_len,
+            nonce,
+        }
+    }
+
+    pub(super) fn words(&self) -> &Words {
+        &self.control().words
+    }
+
+    pub(super) fn desk(&self, generation: u64) -> Desk<'_> {
+        Desk { log: self.log(generation), words: self.words(), counters: &self.control().counters }
+    }
+
+    #[cold]
+    fn refuse(&self, event: &[u8], flags: u32) -> Status {
+        if flags & DEAD != 0 {
+            return Status::Internal;
+        }
+        if event.is_empty() {
+            return Status::Invalid;
+        }
+        if flags & DISABLED != 0 {
+            return Status::Ok;
+        }
+        if flags & CLOSED != 0 {
+            return Status::Closed;
+        }
+        if self.enter().is_some() {
+            counters::add(&self.control().counters.dropped_too_large, 1);
+        }
+        Status::TooLarge
+    }
+
+    #[cold]
+    fn count_full(&self) -> Status {
+        counters::add(&self.control().counters.dropped_full, 1);
+        say(Level::Warn, Reason::Full, "the queue is full; events are refused and counted (dropped_full)");
+        Status::Full
+    }
+
+    /// The queue is full: have it emptied, and wait a little if the caller asked for that.
+    #[cold]
+    fn may_wait(&self, since: &mut Option<Instant>) -> bool {
+        let words = self.words();
+        match words.state.load(Ordering::SeqCst) {
+            ABSENT => {
+                self.start_sender();
+            }
+            ASLEEP => words.wake(),
+            _ => {}
+        }
+        let Some(limit) = self.block else { return false };
+        let now = Instant::now();
+        if now.duration_since(*since.get_or_insert(now)) >= limit {
+            return false;
+        }
+        clock::nap(Duration::from_micros(500));
+        self.flags.load(Ordering::Relaxed) == 0
+    }
+
+    /// An event was taken and somebody should look after it. `true`: the consumer had given up on its record,
+    /// which was taken back; append it anew.
+    #[cold]
+    fn attend(&self, log: &Log<'_>, done: Appended, len: usize) -> bool {
+        if log.withdraw_if_given_up(done.at, len) {
+            return true;
+        }
+        let words = self.words();
+        match words.state.load(Ordering::SeqCst) {
+            ABSENT if !self.must_not_start(log) => {
+                self.start_sender();
+            }
+            ASLEEP => words.wake(),
+            _ => {}
+        }
+        false
+    }
+
+    /// After a raw clone a thread is started only when the queue itself asks for it.
+    fn must_not_start(&self, log: &Log<'_>) -> bool {
+        let (used, of) = log.used();
+        self.words().raw.load(Ordering::Relaxed) != 0 && used * 2 <= of
+    }
+
+    // ---- this process's world ----
+
+    /// This process's generation, if it has used the client.
+    pub(super) fn generation(&self) -> Option<u64> {
+        let control = self.control();
+        let generation = control.state.generation()?;
+        if self.page.is_wiped() || control.pid.load(Ordering::Relaxed) == process::pid() {
+            return Some(generation);
+        }
+        control.state.wipe_foreign(generation);
+        None
+    }
+
+    /// This process's generation, building its world if need be. `None`: no memory, or a builder that does
+    /// not finish.
+    #[cold]
+    pub(super) fn enter(&self) -> Option<u64> {
+        let deadline = Instant::now() + BUILD_PATIENCE;
+        loop {
+            if let Some(generation) = self.generation() {
+                return Some(generation);
+            }
+            match self.control().state.claim() {
+                Claim::Mine => return self.build(),
+                Claim::Ready(_) => {}
+                Claim::Wait if Instant::now() >= deadline => return None,
+                Claim::Wait => clock::nap(Duration::from_micros(20)),
+            }
+        }
+    }
+
+    /// Build this process's world: fresh memory, cursors, counters and a generation from the operating
+    /// system's entropy. Allocates nothing from the heap: after a raw clone it may be locked for ever.
+    fn build(&self) -> Option<u64> {
+        let control = self.control();
+        let forks = gate::hooked_forks();
+        let raw = self.forks_seen.swap(forks, Ordering::Relaxed) == forks;
+        // After a raw clone no hook did this.
+        self.sockets.close_inherited();
+        control.words.reset();
+        control.counters.reset();
+        control.engine.abandon();
+        control.pid.store(process::pid(), Ordering::Relaxed);
+        control.words.raw.store(u32::from(raw), Ordering::Relaxed);
+        let Ok(area) = memory::fill(self.page.tail(), self.segment_len, self.page.is_wiped()) else {
+            control.state.abandon();
+            return None;
+        };
+        self.area.keep(area);
+        let generation = StateWord::generation_of(entropy::random_u64(), self.page.is_wiped());
+        self.log(generation).start();
+        control.state.publish(generation);
+        Some(generation)
+    }
+
+    // ---- the sender ----
+
+    /// Start the sender unless there is one. `false`: there is none and none can be made now.
+    pub(super) fn start_sender(&self) -> bool {
+        let words = self.words();
+        for _ in 0..2 {
+            if clock::monotonic_ms() < words.start_after.load(Ordering::Relaxed) {
+                return words.state.load(Ordering::SeqCst) != ABSENT;
+            }
+            if !words.claim_start() {
+                return true;
+            }
+            if gate::is_open() {
+                return self.spawn();
+            }
+            words.wanted.store(1, Ordering::SeqCst);
+            words.give_start_back();
+            if !gate::is_open() {
+                // Whoever is inside `fork()` starts it when he comes out.
+                return true;
+            }
+        }
+        true
+    }
+
+    /// Start the thread; the caller has claimed it.
+    fn spawn(&self) -> bool {
+        let words = self.words();
+        let started = match self.me.upgrade() {
+            Some(me) => thread::spawn_detached("telemetry", move || me.sender_main()),
+            None => Err(std::io::Error::other("the client is being freed")),
+        };
+        match started {
+            Ok(()) => {
+                counters::add(&self.control().counters.sender_starts, 1);
+                true
+            }
+            Err(why) => {
+                words.start_after.store(clock::monotonic_ms() + START_PAUSE_MS, Ordering::Relaxed);
+                words.give_start_back();
+                say(Level::Warn, Reason::Thread, &format!("no thread can be started ({why}); flush delivers"));
+                false
+            }
+        }
+    }
+
+    fn sender_main(self: Arc<Self>) {
+        let Some(generation) = self.generation() else { return };
+        let desk = self.desk(generation);
+        let times = (self.settings.idle, self.settings.max_age);
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            sender::live(
+                &desk,
+                times,
+                || self.borrow_engine(&desk),
+                |engine| self.control().engine.put(engine),
+            );
+        }));
+        if lived.is_err() {
+            self.die();
+            desk.words.leave_consumer();
+            desk.words.give_start_back();
+        }
+    }
+
+    /// This process's engine, or a new one. Only for the consumer.
+    pub(super) fn borrow_engine(&self, desk: &Desk<'_>) -> Option<Box<Engine>> {
+        if let Some(engine) = self.control().engine.take() {
+            return Some(engine);
+        }
+        match sink::open(&self.sink, self.sockets.clone()) {
+            Ok(sink) => {
+                let engine = Engine::new(self.settings.clone(), self.format.clone(), sink, desk);
+                Some(Box::new(engine))
+            }
+            Err(why) => {
+                say(Level::Error, Reason::Internal, &why);
+                None
+            }
+        }
+    }
+
+    /// A panic was caught: later calls are cheap and do nothing.
+    pub fn die(&self) {
+        self.flags.fetch_or(DEAD, Ordering::SeqCst);
+        say(Level::Error, Reason::Internal, "a defect was caught; this client is dead, the host goes on");
+    }
+}
+
+#[cold]
+#[allow(clippy::panic, reason = "the test switch that proves a panic stays inside")]
+fn forced_panic() {
+    panic!("TELEMETRY_TEST_PANIC=enqueue");
+}

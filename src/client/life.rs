@@ -1,0 +1,287 @@
+//! Flushing, shutting, freeing, counting, and what the fork hooks and the exit ask of a client.
+//!
+//! Invariants:
+//! - Every wait here has a deadline, and every turn of it looks again whether somebody is there to deliver:
+//!   no thread that died or was never made can hang a caller.
+//! - A process that never used the client has nothing to flush, stop or count.
+
+use super::client::{CLOSED, Client, DEAD, DISABLED, Status};
+use crate::delivery::sender;
+use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
+use crate::fork::gate;
+use crate::fork::hooks::{self, BUDGET, ForkAware};
+use crate::platform::{clock, thread};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often a waiter looks around.
+const TURN: Duration = Duration::from_millis(20);
+/// How long a sender that was told to stop, and whose connection was cut, may take to end.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+/// What a poll may take where no thread can deliver.
+const POLL_SLICE: Duration = Duration::from_millis(20);
+
+/// What happened in this process, as `telemetry_stats` gives it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are documented where they are counted and in the header")]
+pub struct Snapshot {
+    pub accepted: u64,
+    pub delivered: u64,
+    pub rejected: u64,
+    pub invalid: u64,
+    pub expired: u64,
+    pub dropped_full: u64,
+    pub dropped_too_large: u64,
+    pub retries: u64,
+    pub batches: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub queue_events: u64,
+    pub queue_bytes: u64,
+    pub recovered: u64,
+    pub left_in_spool: u64,
+    pub forks: u64,
+    pub sender_starts: u64,
+    pub circuit_open: u64,
+    pub last_success_unix_ms: u64,
+    pub unverified: u64,
+}
+
+impl Client {
+    /// Deliver what was taken before this call, within `timeout`. 0 asks, and sets it going.
+    pub fn flush(&self, timeout: Duration) -> Status {
+        let flags = self.flags.load(Ordering::SeqCst);
+        if flags & DEAD != 0 {
+            return Status::Internal;
+        }
+        if flags & (CLOSED | DISABLED) != 0 {
+            return Status::Ok;
+        }
+        match self.generation() {
+            Some(generation) => self.drain(generation, timeout),
+            None => Status::Ok,
+        }
+    }
+
+    fn drain(&self, generation: u64, timeout: Duration) -> Status {
+        let deadline = Instant::now() + timeout;
+        let (log, words) = (self.log(generation), self.words());
+        let target = log.tail();
+        let done = || log.head() >= target;
+        if done() {
+            return Status::Ok;
+        }
+        words.flush_to.fetch_max(target, Ordering::SeqCst);
+        words.flushes.fetch_add(1, Ordering::SeqCst);
+        loop {
+            self.set_going(generation, target, deadline, timeout.is_zero());
+            if done() {
+                return Status::Ok;
+            }
+            if self.flags.load(Ordering::SeqCst) & DEAD != 0 {
+                return Status::Internal;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Status::Timeout;
+            }
+            words.wait((deadline - now).min(TURN), done);
+        }
+    }
+
+    /// See that somebody delivers: wake the sender, start it, or do it here.
+    fn set_going(&self, generation: u64, target: u64, deadline: Instant, poll: bool) {
+        let words = self.words();
+        match words.state.load(Ordering::SeqCst) {
+            ASLEEP => return words.wake(),
+            ABSENT => {}
+            _ => return,
+        }
+        let threads = words.raw.load(Ordering::Relaxed) == 0;
+        if threads && self.start_sender() {
+            return;
+        }
+        let deadline = if poll { Instant::now() + POLL_SLICE } else { deadline };
+        let desk = self.desk(generation);
+        if sender::become_consumer(words, deadline) {
+            if let Some(mut engine) = self.borrow_engine(&desk) {
+                sender::deliver_here(&mut engine, &desk, target, deadline);
+                self.control().engine.put(engine);
+            }
+            words.leave_consumer();
+        }
+    }
+
+    /// Take nothing more, deliver what was taken within `timeout`, end the thread. Idempotent.
+    pub fn shutdown(&self, timeout: Duration) -> Status {
+        let flags = self.flags.fetch_or(CLOSED, Ordering::SeqCst);
+        if flags & DEAD != 0 {
+            return Status::Internal;
+        }
+        if flags & (CLOSED | DISABLED) != 0 {
+            return Status::Ok;
+        }
+        let Some(generation) = self.generation() else { return Status::Ok };
+        let status = self.drain(generation, timeout);
+        self.stop_sender(status != Status::Ok);
+        status
+    }
+
+    /// End the sender, cutting its connection if it may be inside a request, and drop the engine.
+    fn stop_sender(&self, cut: bool) {
+        let words = self.words();
+        let deadline = Instant::now() + STOP_PATIENCE;
+        words.wish.fetch_or(WISH_STOP, Ordering::SeqCst);
+        loop {
+            words.wake();
+            if cut {
+                self.sockets.cut();
+            }
+            if words.state.load(Ordering::SeqCst) == ABSENT || Instant::now() >= deadline {
+                break;
+            }
+            words.wait(Duration::from_millis(5), || words.state.load(Ordering::SeqCst) == ABSENT);
+        }
+        if words.state.load(Ordering::SeqCst) == ABSENT {
+            thread::wait_gone(words.tid.load(Ordering::SeqCst), deadline);
+            if sender::become_consumer(words, Instant::now()) {
+                drop(self.control().engine.take());
+                words.leave_consumer();
+            }
+        }
+    }
+
+    /// Shut it if it is not, and give everything back. Other processes' copies are not touched.
+    pub fn free(self: Arc<Self>) {
+        let raw = match self.generation() {
+            Some(_) => self.words().raw.load(Ordering::Relaxed) != 0,
+            None => self.forks_seen.load(Ordering::Relaxed) == gate::hooked_forks(),
+        };
+        let down = self.generation().is_some() && self.words().down.load(Ordering::SeqCst) != 0;
+        self.shutdown(if down { Duration::ZERO } else { self.exit_timeout });
+        if let Some(registration) = self.registration.get() {
+            hooks::unregister(registration);
+        }
+        if raw {
+            // The heap may be locked for ever here: leave it alone.
+            std::mem::forget(self);
+        }
+    }
+
+    /// What happened in this process. `accepted + recovered = delivered + rejected + invalid + expired +
+    /// queue_events` in every snapshot.
+    pub fn stats(&self) -> Snapshot {
+        let Some(generation) = self.generation() else { return Snapshot::default() };
+        let (log, c) = (self.log(generation), &self.control().counters);
+        let get = |word: &std::sync::atomic::AtomicU64| word.load(Ordering::Acquire);
+        // What has left the queue is read before what entered it: so the difference is never negative.
+        let (delivered, rejected) = (get(&c.delivered), get(&c.rejected));
+        let (invalid, expired) = (get(&c.invalid), get(&c.expired));
+        let settled = delivered + rejected + invalid + expired;
+        let accepted = log.accepted().max(settled);
+        let queue_events = accepted - settled;
+        Snapshot {
+            accepted,
+            delivered,
+            rejected,
+            invalid,
+            expired,
+            dropped_full: get(&c.dropped_full),
+            dropped_too_large: get(&c.dropped_too_large),
+            retries: get(&c.retries),
+            batches: get(&c.batches),
+            bytes_in: get(&c.bytes_in),
+            bytes_out: get(&c.bytes_out),
+            queue_events,
+            queue_bytes: if queue_events == 0 { 0 } else { log.bytes() },
+            recovered: 0,
+            left_in_spool: 0,
+            forks: get(&c.forks),
+            sender_starts: get(&c.sender_starts),
+            circuit_open: get(&c.circuit_open),
+            last_success_unix_ms: get(&c.last_success_unix_ms),
+            unverified: get(&c.unverified),
+        }
+    }
+
+    fn has_pending(&self) -> bool {
+        self.generation().is_some_and(|generation| {
+            let log = self.log(generation);
+            log.head() < log.tail()
+        })
+    }
+}
+
+impl ForkAware for Client {
+    fn prepare(&self, ask: bool, deadline: Instant) {
+        if self.generation().is_none() {
+            return;
+        }
+        let words = self.words();
+        if ask {
+            if words.state.load(Ordering::SeqCst) != ABSENT {
+                words.wish.fetch_or(WISH_END, Ordering::SeqCst);
+                words.wake();
+            }
+            return;
+        }
+        let settled = || {
+            let busy = words.busy_since.load(Ordering::SeqCst);
+            let stalled = busy != 0 && clock::monotonic_ms().saturating_sub(busy) > BUDGET.as_millis() as u64;
+            words.state.load(Ordering::SeqCst) == ABSENT
+                || words.wish.load(Ordering::SeqCst) & WISH_END == 0
+                || stalled
+        };
+        while !settled() {
+            let now = Instant::now();
+            if now >= deadline {
+                return;
+            }
+            words.wait(deadline - now, settled);
+        }
+        if words.state.load(Ordering::SeqCst) == ABSENT {
+            thread::wait_gone(words.tid.load(Ordering::SeqCst), deadline);
+        }
+    }
+
+    fn parent(&self) {
+        if self.generation().is_none() {
+            return;
+        }
+        let words = self.words();
+        crate::delivery::counters::add(&self.control().counters.forks, 1);
+        words.wish.fetch_and(!WISH_END, Ordering::SeqCst);
+        let wanted = words.wanted.swap(0, Ordering::SeqCst) != 0;
+        let closed = self.flags.load(Ordering::SeqCst) != 0;
+        if !closed && words.state.load(Ordering::SeqCst) == ABSENT && (wanted || self.has_pending()) {
+            self.start_sender();
+        }
+    }
+
+    fn child(&self) {
+        self.sockets.close_inherited();
+        if !self.page.is_wiped() {
+            self.control().state.wipe_by_hand();
+        }
+    }
+
+    fn exit(&self, ask: bool, deadline: Instant) {
+        let Some(generation) = self.generation() else { return };
+        if self.exit_budget().is_zero() {
+            return;
+        }
+        if ask {
+            let log = self.log(generation);
+            self.words().flush_to.fetch_max(log.tail(), Ordering::SeqCst);
+            self.words().wake();
+        } else {
+            self.drain(generation, deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    fn exit_budget(&self) -> Duration {
+        let idle = self.flags.load(Ordering::SeqCst) != 0 || !self.has_pending();
+        if idle || self.words().down.load(Ordering::SeqCst) != 0 { Duration::ZERO } else { self.exit_timeout }
+    }
+}

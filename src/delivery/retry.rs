@@ -1,0 +1,117 @@
+//! When to try again.
+//!
+//! Invariants: a delay is never longer than `max` (Retry-After included), and never shorter than what the
+//! collector asked for, up to that clamp. Full jitter: "Exponential Backoff And Jitter", AWS Architecture
+//! Blog, 2015.
+
+use crate::platform::entropy::mix;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Limits of the delays.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bound of the first delay.
+    pub initial: Duration,
+    /// Bound of any.
+    pub max: Duration,
+}
+
+/// The state between attempts.
+#[derive(Debug)]
+pub struct Backoff {
+    limits: Limits,
+    failures: u32,
+    seed: u64,
+    not_before: Option<Instant>,
+    firm: bool,
+}
+
+impl Backoff {
+    /// Nothing has failed yet. The seed must differ between processes.
+    pub fn new(limits: Limits, seed: u64) -> Backoff {
+        Backoff { limits, failures: 0, seed, not_before: None, firm: false }
+    }
+
+    /// It worked.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+        self.firm = false;
+    }
+
+    /// It failed; `asked` is the collector's Retry-After.
+    pub fn failed(&mut self, now: Instant, asked: Option<Duration>) {
+        let bound = self.limits.initial.saturating_mul(1 << self.failures.min(20)).min(self.limits.max);
+        self.failures += 1;
+        self.seed = mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15));
+        let jittered = bound.mul_f64((self.seed >> 11) as f64 / (1u64 << 53) as f64);
+        let asked = asked.map(|a| a.min(self.limits.max));
+        self.firm = asked.is_some();
+        self.not_before = Some(now + asked.map_or(jittered, |a| a.max(jittered)));
+    }
+
+    /// Credentials or address were refused: a slow probe.
+    pub fn denied(&mut self, now: Instant) {
+        self.failures += 1;
+        self.firm = true;
+        self.not_before = Some(now + self.limits.max);
+    }
+
+    /// How long to wait yet. A delay that the collector did not ask for may be cut short (`hurry`).
+    pub fn wait(&self, now: Instant, hurry: bool) -> Option<Instant> {
+        self.not_before.filter(|&at| at > now && (self.firm || !hurry))
+    }
+}
+
+/// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3). Nonsense and the past mean no request.
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds.min(u64::from(u32::MAX))));
+    }
+    httpdate::parse_http_date(value).ok()?.duration_since(now).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { initial: Duration::from_millis(250), max: Duration::from_secs(30) };
+
+    #[test]
+    fn delays_grow_vary_and_stay_bounded() {
+        let now = Instant::now();
+        let mut b = Backoff::new(LIMITS, 7);
+        let mut seen = std::collections::HashSet::new();
+        for i in 0..40 {
+            b.failed(now, None);
+            let wait = b.wait(now, false).map_or(Duration::ZERO, |t| t - now);
+            assert!(wait <= LIMITS.max && wait <= LIMITS.initial * (1 << i.min(20)), "{i}: {wait:?}");
+            assert!(b.wait(now, true).is_none(), "a flush may hurry");
+            seen.insert(wait);
+        }
+        assert!(seen.len() > 30, "jitter");
+        b.reset();
+        assert!(b.wait(now, false).is_none());
+    }
+
+    #[test]
+    fn retry_after_is_a_minimum_and_clamped() {
+        let now = Instant::now();
+        let mut b = Backoff::new(LIMITS, 7);
+        b.failed(now, Some(Duration::from_secs(5)));
+        assert!(b.wait(now, true).unwrap() >= now + Duration::from_secs(5), "not even a flush may hurry");
+        b.failed(now, Some(Duration::from_secs(3600)));
+        assert_eq!(b.wait(now, false).unwrap(), now + LIMITS.max);
+    }
+
+    #[test]
+    fn retry_after_forms() {
+        let now = httpdate::parse_http_date("Sat, 21 Nov 2026 02:30:00 GMT").unwrap();
+        assert_eq!(retry_after("7", now), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after(" Sat, 21 Nov 2026 02:30:09 GMT ", now), Some(Duration::from_secs(9)));
+        for nothing in ["", "-3", "soon", "1.5", "Sat, 21 Nov 2020 02:30:00 GMT"] {
+            assert_eq!(retry_after(nothing, now), None, "{nothing}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The consumer's loops: the sender's thread, and a caller that delivers by itself.
+//!
+//! Invariants:
+//! - Both hold the consumer word while they use the engine, and give it back before they end.
+//! - The sender's last act on shared memory is [`Words::resign`]; its kernel id stays in `tid` until the
+//!   kernel has forgotten the thread, so that whoever frees the memory can wait for that.
+
+use super::engine::{Desk, Engine, Next};
+use super::words::{WISH_END, WISH_STOP, Words};
+use crate::platform::{futex, thread};
+use crate::queue::memory;
+use crate::queue::record::{Position, split};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a sender waits for its predecessor to leave the kernel, and for a caller to hand over.
+const HANDOVER: Duration = Duration::from_secs(1);
+
+/// Why the sender ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Nothing to do, or a fork wished it.
+    Rest,
+    /// The client is shut.
+    Stop,
+}
+
+/// Step in: note who we are once the last sender is gone.
+pub fn step_in(words: &Words) {
+    let last = words.tid.load(Ordering::SeqCst);
+    thread::wait_gone(last, Instant::now() + HANDOVER);
+    words.tid.store(thread::tid(), Ordering::SeqCst);
+    words.begin();
+}
+
+/// Become the consumer, by `deadline` at the latest. A holder that no longer exists is replaced.
+pub fn become_consumer(words: &Words, deadline: Instant) -> bool {
+    let me = thread::tid();
+    loop {
+        if words.claim_consumer(me) {
+            return true;
+        }
+        let holder = words.consumer.load(Ordering::Acquire);
+        let dead = holder != 0 && !thread::alive(holder);
+        if dead && words.consumer.compare_exchange(holder, me, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return true;
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return false;
+        }
+        let free = || words.consumer.load(Ordering::SeqCst) == 0;
+        words.wait((deadline - now).min(Duration::from_millis(10)), free);
+    }
+}
+
+/// The sender's thread, as the consumer, until it should end. On return it has *not* resigned.
+fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) -> End {
+    let words = desk.words;
+    let mut last_work = Instant::now();
+    let mut faulted = None;
+    loop {
+        prefault(desk, &mut faulted);
+        let wish = words.wish.load(Ordering::SeqCst);
+        if wish & WISH_STOP != 0 {
+            return End::Stop;
+        }
+        let next = engine.poll(desk, wish & WISH_END != 0, None);
+        let now = Instant::now();
+        let bound = match next {
+            Next::Again => {
+                last_work = now;
+                continue;
+            }
+            Next::Idle if wish & WISH_END != 0 || now.duration_since(last_work) >= idle => return End::Rest,
+            Next::Idle => tick.min(idle.saturating_sub(now.duration_since(last_work))),
+            Next::At(at) => {
+                last_work = now;
+                if wish & WISH_END != 0 {
+                    // It cannot be done quickly: stay, and tell the fork not to wait.
+                    words.wish.fetch_and(!WISH_END, Ordering::SeqCst);
+                    words.tell();
+                }
+                at.saturating_duration_since(now)
+            }
+        };
+        let (flush_to, flushes) = flush_words(words);
+        let read = engine.read();
+        words.sleep(&desk.log, engine.attention(&desk.log), bound.max(Duration::from_micros(100)), || {
+            // Between the look at the log and the sleep: a wish, a flush, or (when idle) an event.
+            words.wish.load(Ordering::SeqCst) != 0
+                || flush_words(words) != (flush_to, flushes)
+                || (next == Next::Idle && desk.log.tail() != read)
+        });
+    }
+}
+
+fn flush_words(words: &Words) -> (u64, u32) {
+    (words.flush_to.load(Ordering::SeqCst), words.flushes.load(Ordering::SeqCst))
+}
+
+/// Make the segment in use and the next one present, once for each new segment.
+fn prefault(desk: &Desk<'_>, faulted: &mut Option<u32>) {
+    let now = split(desk.log.tail()).0;
+    if *faulted != Some(now) {
+        let len = desk.log.segment_len;
+        if faulted.is_none() {
+            desk.log.tail_slot().inspect(|slot| memory::prefault(slot, len));
+        }
+        desk.log.next_slot().inspect(|slot| memory::prefault(slot, len));
+        *faulted = Some(now);
+    }
+}
+
+/// The sender's life: step in, work, rest, resign; go on if something came meanwhile. `borrow` takes the
+/// engine of this process out of its place (or makes one), `give_back` returns it; both only while this
+/// thread is the consumer.
+pub fn live(
+    desk: &Desk<'_>,
+    (idle, tick): (Duration, Duration),
+    mut borrow: impl FnMut() -> Option<Box<Engine>>,
+    mut give_back: impl FnMut(Box<Engine>),
+) {
+    let words = desk.words;
+    step_in(words);
+    loop {
+        desk.log.set_attention(u64::MAX, Position::MAX);
+        if !become_consumer(words, Instant::now() + HANDOVER) {
+            // Somebody delivers on his own thread, and serves what comes meanwhile.
+            words.give_start_back();
+            return;
+        }
+        let Some(mut engine) = borrow() else {
+            words.leave_consumer();
+            words.give_start_back();
+            return;
+        };
+        let end = work(&mut engine, desk, idle, tick);
+        let read = engine.read();
+        if end == End::Stop {
+            drop(engine);
+            words.leave_consumer();
+            words.give_start_back();
+            return;
+        }
+        if words.wish.load(Ordering::SeqCst) & WISH_END == 0 {
+            engine.rest();
+        }
+        give_back(engine);
+        words.leave_consumer();
+        if words.resign(&desk.log, read) {
+            words.tell();
+            return;
+        }
+    }
+}
+
+/// Deliver on the caller's thread, as the consumer, until everything before `target` is settled or the
+/// deadline has come.
+pub fn deliver_here(engine: &mut Engine, desk: &Desk<'_>, target: Position, deadline: Instant) {
+    while desk.log.head() < target {
+        let now = Instant::now();
+        if now >= deadline {
+            return;
+        }
+        match engine.poll(desk, true, Some(deadline)) {
+            Next::Again => {}
+            Next::Idle => return,
+            Next::At(at) => {
+                let bound = at.saturating_duration_since(now).min(deadline - now);
+                futex::wait(&desk.words.progress, desk.words.progress.load(Ordering::SeqCst), bound);
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Warnings: to stderr, or to the host's logger.
+//!
+//! Invariants:
+//! - One `write(2)` a line and no lock, so that neither a fork nor a signal can tear it.
+//! - At most one line a minute for each [`Reason`]; what was held back is counted in the next one.
+//! - Never called in a fork hook. Texts never contain credentials.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// How important a line is; the numbers are the C enum's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Level {
+    /// Something is lost.
+    Error = 1,
+    /// Something is delayed or refused.
+    Warn = 2,
+    /// A change of state.
+    Info = 3,
+    /// For developers.
+    Debug = 4,
+}
+
+/// What a line is about: each reason has its own throttle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Reason {
+    /// The collector cannot be reached.
+    Transport,
+    /// The collector asks to come back later.
+    Busy,
+    /// The collector refuses our credentials or address.
+    Denied,
+    /// The collector refused events.
+    Rejected,
+    /// Events that are not JSON.
+    Invalid,
+    /// The queue is full.
+    Full,
+    /// Events grew too old.
+    Expired,
+    /// No thread could be started.
+    Thread,
+    /// A defect of ours.
+    Internal,
+}
+const REASONS: usize = 9;
+const MINUTE_NS: u64 = 60_000_000_000;
+
+/// The host's logger: level, NUL-terminated text, the host's own pointer.
+pub type Sink = extern "C" fn(u32, *const std::ffi::c_char, *mut std::ffi::c_void);
+
+static SINK: AtomicUsize = AtomicUsize::new(0);
+static USER: AtomicUsize = AtomicUsize::new(0);
+static LEVEL: AtomicUsize = AtomicUsize::new(Level::Warn as usize);
+static LAST: [AtomicU64; REASONS] = [const { AtomicU64::new(0) }; REASONS];
+static HELD: [AtomicU64; REASONS] = [const { AtomicU64::new(0) }; REASONS];
+
+/// Send lines to `sink` (or to stderr again if `None`), from `level` on.
+pub fn set(sink: Option<Sink>, user: *mut std::ffi::c_void, level: u32) {
+    SINK.store(0, Ordering::Release);
+    USER.store(user as usize, Ordering::Release);
+    LEVEL.store(level as usize, Ordering::Release);
+    SINK.store(sink.map_or(0, |f| f as usize), Ordering::Release);
+}
+
+/// Say something, unless it was said within the last minute.
+pub fn say(level: Level, reason: Reason, text: &str) {
+    if level as usize > LEVEL.load(Ordering::Acquire) {
+        return;
+    }
+    let (last, held) = (&LAST[reason as usize], &HELD[reason as usize]);
+    let now = super::clock::wall_coarse_ns().max(1);
+    let before = last.load(Ordering::Relaxed);
+    let due = before == 0 || now.wrapping_sub(before) >= MINUTE_NS;
+    if !due || last.compare_exchange(before, now, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        held.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    let more = match held.swap(0, Ordering::Relaxed) {
+        0 => String::new(),
+        n => format!(" ({n} more of this kind held back)"),
+    };
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    emit(level, &format!("libtelemetry: {clean}{more}"));
+}
+
+fn emit(level: Level, line: &str) {
+    let sink = SINK.load(Ordering::Acquire);
+    if sink == 0 {
+        let line = format!("{line}\n");
+        // SAFETY: the buffer is valid for its length; a closed stderr is an error we ignore.
+        unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
+        return;
+    }
+    let Ok(text) = std::ffi::CString::new(line) else { return };
+    // SAFETY: only `set` writes SINK, and only with a `Sink`.
+    let f = unsafe { std::mem::transmute::<usize, Sink>(sink) };
+    f(level as u32, text.as_ptr(), USER.load(Ordering::Acquire) as *mut std::ffi::c_void);
+}

@@ -1,0 +1,13 @@
+//! Who we are, and the hooks that libc runs around `fork`.
+
+/// This process's id, asked of the kernel each time.
+pub fn pid() -> u32 {
+    // SAFETY: getpid cannot fail.
+    (unsafe { libc::getpid() }) as u32
+}
+
+/// Register hooks around `fork(3)`; they stay for the life of the process. `false` if libc has no room.
+pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> bool {
+    // SAFETY: the three are plain functions of this library, which is never unloaded (`-z nodelete`).
+    unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
+}

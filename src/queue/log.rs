@@ -1,0 +1,432 @@
+//! The log: reserving, committing, rotating; and the one consumer that reads behind.
+//!
+//! Invariants, besides those of the room:
+//! - `head <= tail`. Both name a place where a record may start; a tail at or past the end of its segment
+//!   means "full, not rotated yet" and equals the start of the next one.
+//! - A slot's memory is looked up *before* the compare-exchange that reserves in it. So a signal handler
+//!   that forks in between leaves the child writing into memory of its parent's world, which it owns and
+//!   nobody reads, and the generation check after the commit sends the event through the new world.
+
+use super::record::{self, Position, Word, footprint, position, split};
+use super::segment::{Fields, SEGMENT_HEADER, Slot};
+use crate::platform::sync::{AtomicU64, Ordering, fence, fence_after_rmw};
+
+/// How many ranges the consumer may have given up on before the oldest is forgotten.
+#[cfg(not(loom))]
+pub const GIVEN_UP: usize = 8;
+/// Small, so that a model stays small.
+#[cfg(loom)]
+pub const GIVEN_UP: usize = 1;
+
+crate::blank_struct! {
+/// What producers and consumer share; lives in the wiped page. What producers write, what they only read,
+/// and what only the consumer writes are a cache line apart.
+#[repr(align(64))]
+pub struct Cursors {
+    tail: AtomicU64,
+    accepted: AtomicU64,
+    producers_pad: [AtomicU64; 6],
+    /// Producers whose count reaches this, or whose place reaches `attention_at`, take the slow path.
+    attention_count: AtomicU64,
+    attention_at: AtomicU64,
+    attention_pad: [AtomicU64; 6],
+    head: AtomicU64,
+    given_up: AtomicU64,
+    from: [AtomicU64; GIVEN_UP],
+    to: [AtomicU64; GIVEN_UP],
+}
+}
+
+#[cfg(loom)]
+impl Cursors {
+    /// Blank cursors.
+    pub fn new() -> Self {
+        use std::array::from_fn;
+        let a = || AtomicU64::new(0);
+        Cursors {
+            tail: a(),
+            accepted: a(),
+            producers_pad: from_fn(|_| a()),
+            attention_count: a(),
+            attention_at: a(),
+            attention_pad: from_fn(|_| a()),
+            head: a(),
+            given_up: a(),
+            from: from_fn(|_| a()),
+            to: from_fn(|_| a()),
+        }
+    }
+}
+
+/// A generation's log.
+#[derive(Clone, Copy)]
+pub struct Log<'a> {
+    /// Shared words.
+    pub cursors: &'a Cursors,
+    /// The ring of segments.
+    pub slots: &'a [Slot],
+    /// Bytes of a segment.
+    pub segment_len: u32,
+    /// The generation.
+    pub nonce: u64,
+}
+
+/// A committed event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The sender asked that whoever gets here looks after it.
+    pub attention: bool,
+    /// Where the record is.
+    pub at: Position,
+    /// It was the first in its segment.
+    pub rotated: bool,
+}
+
+/// Why an event was not appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// No room: nothing was written.
+    Full,
+    /// The process forked under the call, in a signal handler: this is the child, whose log is another one.
+    Torn,
+}
+
+/// What the consumer finds at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen<'a> {
+    /// A record.
+    Record {
+        /// Its place.
+        at: Position,
+        /// Where the next one starts.
+        next: Position,
+        /// Its header.
+        fields: Fields,
+        /// The event.
+        body: &'a [u8],
+    },
+    /// Reserved and not committed yet.
+    Hole {
+        /// Its place.
+        at: Position,
+    },
+    /// Nothing more.
+    Empty {
+        /// Where the next record will be.
+        at: Position,
+    },
+}
+
+impl<'a> Log<'a> {
+    /// Start an empty log for a fresh generation: all slots hold zeroed memory.
+    ///
+    /// The first segment's number is taken from the nonce, so that a tail read in one generation is never
+    /// mistaken for one of the next.
+    pub fn start(&self) {
+        let n = self.slots.len() as u32;
+        let first = (self.nonce >> 32) as u32 & 0x3fff_ffff;
+        for number in first..first + n {
+            if let Some(slot) = self.slot(number) {
+                slot.clean.store(u64::from(number), Ordering::Relaxed);
+            }
+        }
+        let c = self.cursors;
+        let begin = position(first, SEGMENT_HEADER);
+        for (word, value) in [
+            (&c.accepted, 0),
+            (&c.attention_count, 0),
+            (&c.attention_at, 0),
+            (&c.given_up, 0),
+            (&c.head, begin),
+            (&c.tail, begin),
+        ] {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, number: u32) -> Option<&'a Slot> {
+        self.slots.get(number as usize % self.slots.len().max(1))
+    }
+
+    // ---- producers ----
+
+    /// Append an event: reserve, write, commit, count. `same` tells whether this still is the process that
+    /// `self` was made in.
+    #[inline(always)]
+    pub fn append(
+        &self,
+        kind: u16,
+        time_ns: u64,
+        body: &[u8],
+        same: impl Fn() -> bool,
+    ) -> Result<Appended, Refused> {
+        let need = footprint(body.len()) as u32;
+        let mut rotated = false;
+        let (at, segment) = loop {
+            let tail = self.cursors.tail.load(Ordering::Acquire);
+            let (number, offset) = split(tail);
+            let Some(slot) = self.slot(number) else { return Err(Refused::Full) };
+            let segment = slot.segment();
+            if offset as u64 + need as u64 <= self.segment_len as u64 {
+                if self.reserve(tail, tail + need as u64) {
+                    break (tail, segment);
+                }
+            } else if self.rotate(tail)? {
+                rotated = true;
+                if offset < self.segment_len {
+                    let rest = (self.segment_len - offset) as usize;
+                    let word = record::pad(record::tag(self.nonce, tail), rest);
+                    segment.word(offset).store(word, Ordering::Release);
+                }
+            }
+        };
+        let offset = split(at).1;
+        let tag = record::tag(self.nonce, at);
+        segment.word(offset).store(record::reserved(tag, body.len()), Ordering::Relaxed);
+        segment.write(offset, Fields { crc: 0, kind, time_ns, nonce: self.nonce, position: at }, body);
+        segment.word(offset).store(record::committed(tag, body.len()), Ordering::Release);
+        if !same() {
+            return Err(Refused::Torn);
+        }
+        let count = self.cursors.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        // The commit and the count come before the look at the attention words, as the consumer stores
+        // those before it looks at the log: at least one of the two sees the other.
+        fence_after_rmw();
+        let attention = count >= self.cursors.attention_count.load(Ordering::Acquire)
+            || at >= self.cursors.attention_at.load(Ordering::Acquire);
+        Ok(Appended { attention, at, rotated })
+    }
+
+    #[inline(always)]
+    fn reserve(&self, tail: Position, next: Position) -> bool {
+        self.cursors.tail.compare_exchange_weak(tail, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Move a full tail to the next segment. `Ok(true)`: this producer did it and pads the rest.
+    #[cold]
+    fn rotate(&self, tail: Position) -> Result<bool, Refused> {
+        let next = split(tail).0.wrapping_add(1);
+        let Some(slot) = self.slot(next) else { return Err(Refused::Full) };
+        if slot.clean.load(Ordering::Acquire) != u64::from(next) {
+            // Full only if nobody has rotated meanwhile.
+            let moved = self.cursors.tail.load(Ordering::Acquire) != tail;
+            return if moved { Ok(false) } else { Err(Refused::Full) };
+        }
+        let start = position(next, SEGMENT_HEADER);
+        Ok(self.cursors.tail.compare_exchange(tail, start, Ordering::AcqRel, Ordering::Acquire).is_ok())
+    }
+
+    /// A producer with attention asks whether the consumer has given up on its record. `true`: the record
+    /// was taken back and the event must be appended again.
+    #[cold]
+    pub fn withdraw_if_given_up(&self, at: Position, len: usize) -> bool {
+        if self.cursors.given_up.load(Ordering::Acquire) == 0 || !self.is_given_up(at) {
+            return false;
+        }
+        let (number, offset) = split(at);
+        let Some(slot) = self.slot(number) else { return false };
+        let word = record::committed(record::tag(self.nonce, at), len);
+        let cell = slot.segment().word(offset);
+        let mine =
+            cell.compare_exchange(word, record::withdrawn(word), Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if mine {
+            self.cursors.accepted.fetch_sub(1, Ordering::Relaxed);
+        }
+        mine
+    }
+
+    fn is_given_up(&self, at: Position) -> bool {
+        let c = self.cursors;
+        (0..GIVEN_UP).any(|i| {
+            c.from[i].load(Ordering::Acquire) <= at && at < c.to[i].load(Ordering::Acquire)
+        })
+    }
+
+    /// Events taken so far.
+    pub fn accepted(&self) -> u64 {
+        self.cursors.accepted.load(Ordering::Acquire)
+    }
+
+    /// Where the next record will be reserved.
+    pub fn tail(&self) -> Position {
+        self.cursors.tail.load(Ordering::Acquire)
+    }
+
+    /// Everything before this is settled.
+    pub fn head(&self) -> Position {
+        self.cursors.head.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the log between head and tail, headers included.
+    pub fn bytes(&self) -> u64 {
+        let ((hs, ho), (ts, to)) = (split(self.head()), split(self.tail()));
+        let data = u64::from(self.segment_len - SEGMENT_HEADER);
+        (u64::from(ts.wrapping_sub(hs)) * data + u64::from(to)).saturating_sub(u64::from(ho))
+    }
+
+    /// Segments in use, of how many.
+    pub fn used(&self) -> (u32, u32) {
+        let (hs, ts) = (split(self.head()).0, split(self.tail()).0);
+        (ts.wrapping_sub(hs) + 1, self.slots.len() as u32)
+    }
+
+    /// The slot behind the tail's, that producers will move to next, if it is ready.
+    pub fn next_slot(&self) -> Option<&'a Slot> {
+        let next = split(self.tail()).0.wrapping_add(1);
+        self.slot(next).filter(|slot| slot.clean.load(Ordering::Acquire) == u64::from(next))
+    }
+
+    /// The tail's own slot.
+    pub fn tail_slot(&self) -> Option<&'a Slot> {
+        self.slot(split(self.tail()).0)
+    }
+
+    /// A place `bytes` of log ahead of `from`.
+    pub fn ahead(&self, from: Position, bytes: u64) -> Position {
+        let data = u64::from(self.segment_len - SEGMENT_HEADER);
+        let (number, offset) = split(from);
+        let total = u64::from(offset.saturating_sub(SEGMENT_HEADER)) + bytes;
+        let number = u64::from(number) + total / data;
+        number << 32 | (u64::from(SEGMENT_HEADER) + total % data)
+    }
+
+    // ---- the consumer ----
+
+    /// Whom producers should alert: those whose count of accepted events, or whose position, reaches this.
+    /// `(0, 0)` alerts each, `(MAX, MAX)` none. A full barrier follows, so that what the caller sees of the
+    /// log afterwards includes every event whose producer did not see the new words.
+    pub fn set_attention(&self, count: u64, at: Position) {
+        let c = self.cursors;
+        let open = c.given_up.load(Ordering::Relaxed) != 0;
+        c.attention_count.store(if open { 0 } else { count }, Ordering::Release);
+        c.attention_at.store(at, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    /// What is at `from`, which must not be before the head.
+    pub fn look(&self, from: Position) -> Seen<'a> {
+        let mut at = from;
+        loop {
+            let (number, offset) = split(at);
+            let tail = self.tail();
+            if at >= tail {
+                return Seen::Empty { at };
+            }
+            if offset + 8 > self.segment_len {
+                at = position(number.wrapping_add(1), SEGMENT_HEADER);
+                continue;
+            }
+            let Some(slot) = self.slot(number) else { return Seen::Empty { at } };
+            let segment = slot.segment();
+            let word = segment.word(offset).load(Ordering::Acquire);
+            match record::read(word, record::tag(self.nonce, at)) {
+                Word::Pad => at = position(number.wrapping_add(1), SEGMENT_HEADER),
+                Word::Record(len) if self.fits(offset, len) => {
+                    let next = position(number, offset + footprint(len) as u32);
+                    let (fields, body) = (segment.fields(offset), segment.body(offset, len));
+                    return Seen::Record { at, next, fields, body };
+                }
+                _ => return Seen::Hole { at },
+            }
+        }
+    }
+
+    fn fits(&self, offset: u32, len: usize) -> bool {
+        offset as usize + footprint(len) <= self.segment_len as usize
+    }
+
+    /// Stop waiting for the hole at `at`. Returns where to go on; what was committed in between is given to
+    /// `rescue`, in order. From now on a producer that commits in between appends its event anew.
+    pub fn give_up_on(&self, at: Position, mut rescue: impl FnMut(Position, Fields, &'a [u8])) -> Position {
+        let to = self.past_hole(at);
+        let c = self.cursors;
+        let n = c.given_up.load(Ordering::Relaxed);
+        let i = n as usize % GIVEN_UP;
+        c.to[i].store(0, Ordering::Release);
+        c.from[i].store(at, Ordering::Release);
+        c.to[i].store(to, Ordering::Release);
+        c.given_up.store(n + 1, Ordering::Release);
+        self.set_attention(0, 0);
+        let (number, mut offset) = split(at);
+        let end = if split(to).0 == number { split(to).1 } else { self.segment_len };
+        let Some(slot) = self.slot(number) else { return to };
+        let segment = slot.segment();
+        while offset + 8 <= end {
+            let here = position(number, offset);
+            let cell = segment.word(offset);
+            let word = cell.load(Ordering::Acquire);
+            match record::read(word, record::tag(self.nonce, here)) {
+                Word::Record(len) if self.fits(offset, len) => {
+                    let mine = cell.compare_exchange(
+                        word,
+                        record::taken(word),
+                        Ordering::AcqRel,
+                        Ordering::Acquire,
+                    );
+                    if mine.is_ok() {
+                        rescue(here, segment.fields(offset), segment.body(offset, len));
+                    }
+                    offset += footprint(len) as u32;
+                }
+                Word::Reserved(len) if self.fits(offset, len) => offset += footprint(len) as u32,
+                Word::Pad => break,
+                _ => offset += 8,
+            }
+        }
+        to
+    }
+
+    /// Where the hole at `at` ends: its own length if it is known, else the next word that bears a tag.
+    fn past_hole(&self, at: Position) -> Position {
+        let (number, offset) = split(at);
+        let (tail_number, tail_offset) = split(self.tail());
+        let end = if tail_number == number { tail_offset.min(self.segment_len) } else { self.segment_len };
+        let Some(slot) = self.slot(number) else { return at };
+        let segment = slot.segment();
+        let mut next = offset;
+        while next + 8 <= end {
+            let here = position(number, next);
+            let word = segment.word(next).load(Ordering::Acquire);
+            match record::read(word, record::tag(self.nonce, here)) {
+                Word::Reserved(len) if next == offset && self.fits(next, len) => {
+                    return position(number, next + footprint(len) as u32);
+                }
+                Word::Blank => next += 8,
+                _ if next == offset => next += 8,
+                _ => return here,
+            }
+        }
+        position(number, end)
+    }
+
+    /// Everything before `to` is settled for good: its segments may be reused. `blank` must make the slot's
+    /// memory zero again, or put other zeroed memory there, and say whether it could (else the slot stays out
+    /// of use); its second argument tells that a producer may still write to the old memory.
+    pub fn settle(&self, to: Position, mut blank: impl FnMut(&'a Slot, bool) -> bool) {
+        let (mut number, last) = (split(self.head()).0, split(to).0);
+        while number != last {
+            if let Some(slot) = self.slot(number) {
+                let tainted = self.given_up_between(position(number, 0), position(number + 1, 0));
+                if blank(slot, tainted) {
+                    self.hand_over(slot, number);
+                }
+            }
+            number += 1;
+        }
+        self.cursors.head.store(to, Ordering::Release);
+    }
+
+    fn hand_over(&self, slot: &Slot, number: u32) {
+        let next = number.wrapping_add(self.slots.len() as u32);
+        slot.clean.store(u64::from(next), Ordering::Release);
+    }
+
+    fn given_up_between(&self, start: Position, end: Position) -> bool {
+        let c = self.cursors;
+        c.given_up.load(Ordering::Relaxed) != 0
+            && (0..GIVEN_UP).any(|i| {
+                c.from[i].load(Ordering::Relaxed) < end && start < c.to[i].load(Ordering::Relaxed)
+            })
+    }
+}
