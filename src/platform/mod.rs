@@ -14,6 +14,7 @@ pub mod mmap;
 pub mod once;
 pub mod page;
 pub mod parcel;
+pub mod poll;
 pub mod process;
 pub mod registry;
 pub mod sockets;

@@ -5,8 +5,10 @@
 //!   forked at any instant can read it: `fd` is stored last and cleared first.
 //! - A descriptor is only ever closed or cut after its device and inode were found to be the ones noted
 //!   here: the number may belong to somebody else by then (a daemoniser closes everything).
+//! - A cut is not lost between two sockets: it stays until [`SocketTable::mend`], so a sender that was just
+//!   opening its next connection sees it too. Whoever notes a descriptor asks [`SocketTable::is_cut`] after.
 
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, fence};
 
 /// Descriptors a client may hold at once.
 pub const SLOTS: usize = 8;
@@ -23,6 +25,7 @@ struct Slot {
 /// See the module's text.
 pub struct SocketTable {
     slots: [Slot; SLOTS],
+    cut: AtomicBool,
 }
 
 /// A descriptor's place in the table; give it back with [`SocketTable::forget`] before closing the descriptor.
@@ -38,6 +41,8 @@ fn identity(fd: i32) -> Option<(u64, u64)> {
     }
     // SAFETY: fstat succeeded and filled it in (and it was zeroed before).
     let st = unsafe { st.assume_init() };
+    // The types differ between systems.
+    #[allow(clippy::unnecessary_cast)]
     Some((st.st_dev as u64, st.st_ino as u64))
 }
 
@@ -53,6 +58,7 @@ impl SocketTable {
         SocketTable {
             slots: [const { Slot { fd: AtomicI32::new(FREE), dev: AtomicU64::new(0), ino: AtomicU64::new(0) } };
                 SLOTS],
+            cut: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +70,8 @@ impl SocketTable {
                 s.dev.store(dev, Ordering::Relaxed);
                 s.ino.store(ino, Ordering::Relaxed);
                 s.fd.store(fd, Ordering::Release);
+                // Pairs with the fence in `cut`: either it finds this socket, or our caller finds the flag.
+                fence(Ordering::SeqCst);
                 return Some(Ticket(i));
             }
         }
@@ -81,9 +89,7 @@ impl SocketTable {
     pub fn still_ours(&self, ticket: Ticket) -> bool {
         self.slots.get(ticket.0).is_some_and(|s| {
             let fd = s.fd.load(Ordering::Acquire);
-            fd >= 0
-                && identity(fd)
-                    == Some((s.dev.load(Ordering::Relaxed), s.ino.load(Ordering::Relaxed)))
+            fd >= 0 && identity(fd) == Some((s.dev.load(Ordering::Relaxed), s.ino.load(Ordering::Relaxed)))
         })
     }
 
@@ -97,14 +103,28 @@ impl SocketTable {
         for s in &self.slots {
             s.fd.store(FREE, Ordering::Release);
         }
+        self.mend();
     }
 
-    /// Cut every connection, so that a thread blocked on one returns with an error. The owner closes them.
+    /// Cut every connection, so that a thread blocked on one returns with an error, and so does one that is
+    /// just about to open the next. The owner closes them.
     pub fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
         self.each(|fd| {
             // SAFETY: the descriptor was verified to be the socket we opened; shutdown(2) frees nothing.
             unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
         });
+    }
+
+    /// Whether [`cut`](Self::cut) was called and not taken back.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    /// Take a cut back: the sockets opened from now on may be used.
+    pub fn mend(&self) {
+        self.cut.store(false, Ordering::Release);
     }
 
     fn each(&self, f: impl Fn(i32)) {
@@ -139,6 +159,16 @@ mod tests {
         // SAFETY: F_GETFD only asks.
         assert!(unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0, "closed a descriptor of somebody else");
         drop(a);
+    }
+
+    #[test]
+    fn a_cut_stays_until_it_is_mended() {
+        let t = SocketTable::new();
+        assert!(!t.is_cut());
+        t.cut();
+        assert!(t.is_cut());
+        t.mend();
+        assert!(!t.is_cut());
     }
 
     #[test]

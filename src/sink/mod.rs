@@ -7,8 +7,140 @@
 //! - Every descriptor a sink holds is in the client's [`SocketTable`](crate::platform::sockets::SocketTable)
 //!   before it can block, so that a forked child can close its copy and `shutdown` can cut it.
 //! - A sink object belongs to one process: a forked child forgets it without running its destructor.
+//! - Nothing in this room is global, reads the environment, or starts a thread; with the built-in resolver
+//!   nothing calls libc's.
+//!
+//! Layout: [`http`] (and [`unix`]) is the sink, [`talk`] one request on a connection, [`transport`] the
+//! connection, [`http1`] the bytes, [`tls`] the settings; [`resolve`] and [`dns`] find addresses; [`file`] appends.
+#![forbid(unsafe_code)]
 
+pub mod dns;
+pub mod file;
+pub mod http;
+pub mod http1;
+pub mod proxy;
+pub mod resolve;
+pub mod talk;
+pub mod tls;
+pub mod transport;
+pub mod unix;
+pub mod url;
+
+use crate::platform::sockets::SocketTable;
+pub use resolve::ResolverFiles;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
+
+/// What is read of an answer by default.
+pub const MAX_RESPONSE_BYTES: usize = 4 << 20;
+
+/// Where a client's requests go, complete: nothing else is read from anywhere.
+#[derive(Clone)]
+pub struct SinkConfig {
+    /// The destination.
+    pub endpoint: Endpoint,
+    /// Certificates and keys.
+    pub tls: TlsFiles,
+    /// A forward proxy for http and https endpoints.
+    pub proxy: Option<ProxyConfig>,
+    /// How host names become addresses.
+    pub resolver: Resolver,
+    /// Value of `User-Agent`; empty for none.
+    pub user_agent: String,
+    /// Longer answers are cut off there, see [`Response::truncated`].
+    pub max_response_bytes: usize,
+}
+
+impl SinkConfig {
+    /// The defaults, for this endpoint.
+    pub fn new(endpoint: Endpoint) -> SinkConfig {
+        SinkConfig {
+            endpoint,
+            tls: TlsFiles::default(),
+            proxy: None,
+            resolver: Resolver::Builtin,
+            user_agent: concat!("libtelemetry/", env!("CARGO_PKG_VERSION")).to_string(),
+            max_response_bytes: MAX_RESPONSE_BYTES,
+        }
+    }
+}
+
+/// A destination's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A complete URL, with the format's path.
+    Http {
+        /// `http://…` or `https://…`; user and password in it become a Basic `Authorization`.
+        url: String,
+    },
+    /// HTTP over a unix socket.
+    Unix {
+        /// Absolute path of the socket.
+        socket: PathBuf,
+        /// Path and query of the request.
+        path: String,
+    },
+    /// A file to append to.
+    File {
+        /// It is created if it is missing, its directory is not.
+        path: PathBuf,
+    },
+}
+
+/// The contents (not the paths) of the files named in the configuration: read once, at open.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Trust these certificates, and no others.
+    pub ca_pem: Option<Vec<u8>>,
+    /// The client's certificate and what leads up to its root.
+    pub cert_pem: Option<Vec<u8>>,
+    /// Its private key.
+    pub key_pem: Option<Vec<u8>>,
+}
+
+/// A snapshot of the proxy settings.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// `http://[user:password@]host[:port]`; empty for none.
+    pub url: String,
+    /// Hosts that are reached without it, see [`proxy`].
+    pub no_proxy: Vec<String>,
+}
+
+/// How host names become addresses.
+#[derive(Debug, Clone, Default)]
+pub enum Resolver {
+    /// Our own, bounded by the deadline, without libc.
+    #[default]
+    Builtin,
+    /// The same, reading other files (for tests, and for containers with odd layouts).
+    BuiltinFrom(ResolverFiles),
+    /// Somebody else's; it is not bounded by the deadline.
+    System(fn(&str, u16) -> io::Result<Vec<SocketAddr>>),
+}
+
+/// Check a configuration without opening anything; the error says what is wrong with which part.
+pub fn validate(config: &SinkConfig) -> Result<(), String> {
+    open(config, Arc::new(SocketTable::new())).map(drop)
+}
+
+/// Make the sink of a configuration. Nothing is connected, created or read before the first `send`, so this
+/// is safe in a forked child at any time.
+pub fn open(config: &SinkConfig, sockets: Arc<SocketTable>) -> Result<Box<dyn Sink>, String> {
+    Ok(match &config.endpoint {
+        Endpoint::Http { url } => {
+            let url = url::Url::parse(url).map_err(|e| format!("endpoint: {e}"))?;
+            Box::new(http::HttpSink::new(url, None, config, sockets)?)
+        }
+        Endpoint::Unix { socket, path } => {
+            Box::new(unix::open(socket, path, config, sockets).map_err(|e| format!("endpoint: {e}"))?)
+        }
+        Endpoint::File { path } => Box::new(file::FileSink::new(path).map_err(|e| format!("endpoint: {e}"))?),
+    })
+}
 
 /// One attempt to deliver a batch.
 pub struct Request<'a> {
@@ -31,7 +163,7 @@ pub struct Response {
     pub status: u16,
     /// Header names in lower case, with their values.
     pub headers: Vec<(String, String)>,
-    /// The body, at most 4 MiB of it.
+    /// The body, at most [`SinkConfig::max_response_bytes`] of it.
     pub body: Vec<u8>,
     /// The body was longer than that, or could not be read to its end.
     pub truncated: bool,

@@ -1,0 +1,74 @@
+//! `poll(2)` on one descriptor: the only place where this library waits for the network.
+//!
+//! A wait is always bounded, and an interrupted one simply comes back early: the caller has a deadline and
+//! looks again.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Bytes to read, or the end.
+    Read,
+    /// Room to write, or the end of a connection attempt.
+    Write,
+    /// Either.
+    Both,
+}
+
+/// Wait until `fd` is ready, was hung up or failed (all of them: true), or for at most `time` (false).
+pub fn wait(fd: BorrowedFd<'_>, interest: Interest, time: Duration) -> io::Result<bool> {
+    let events = match interest {
+        Interest::Read => libc::POLLIN,
+        Interest::Write => libc::POLLOUT,
+        Interest::Both => libc::POLLIN | libc::POLLOUT,
+    };
+    // Rounded up: a last half millisecond waited as zero would turn the caller's loop into a spin.
+    let ms = time.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    // SAFETY: `p` is one valid pollfd for the length of the call.
+    let r = unsafe { libc::poll(&mut p, 1, ms) };
+    if r < 0 {
+        let e = io::Error::last_os_error();
+        return if e.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(e) };
+    }
+    if p.revents & libc::POLLNVAL != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    Ok(r > 0)
+}
+
+/// Whether `fd` is in a state of error already: a pipe nobody reads, a connection that was reset.
+pub fn is_broken(fd: BorrowedFd<'_>) -> bool {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: `p` is one valid pollfd for the length of the call, which does not wait.
+    let r = unsafe { libc::poll(&mut p, 1, 0) };
+    r > 0 && p.revents & (libc::POLLERR | libc::POLLNVAL) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn tells_ready_from_silence() {
+        let (a, mut b) = UnixStream::pair().unwrap();
+        assert!(!wait(a.as_fd(), Interest::Read, Duration::from_millis(1)).unwrap());
+        assert!(wait(a.as_fd(), Interest::Write, Duration::from_secs(5)).unwrap());
+        b.write_all(b"x").unwrap();
+        assert!(wait(a.as_fd(), Interest::Read, Duration::from_secs(5)).unwrap());
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_broken() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(!is_broken(writer.as_fd()));
+        drop(reader);
+        assert!(is_broken(writer.as_fd()));
+    }
+}

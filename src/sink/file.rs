@@ -1,0 +1,179 @@
+//! The file sink: each batch is appended to a file that is opened and closed again, so nothing is inherited.
+//!
+//! Many processes append to the same file, without a lock (a lock could be left behind by a process that is
+//! killed, or be inherited by its children). What keeps lines whole:
+//! - A batch is one `writev(2)` on an `O_APPEND` descriptor; local file systems make these exclusive.
+//! - A writer that is killed, or meets a full disk, in the middle of that call leaves a line torn, and the
+//!   next writer's first line glued to it. So each writer looks, after its own write, at the byte before it
+//!   (which is final by then), and if that is not a line end, writes its first line once more.
+//! - A write that came out short is taken up again from the start of the line it tore, behind a line end of
+//!   its own. Cutting the file back instead would take other writers' lines with it. If the disk stays full,
+//!   the torn line is ended if possible, and the batch fails with `Local`: when it is tried again, lines that
+//!   had made it come a second time, with the same ids.
+//!
+//! So a reader may meet a line that is not JSON, and must pass over it; it never loses another line to it.
+//! A body without a line end gets one, unless it is compressed. The deadline cannot bound the write to a hung
+//! network file system; to a pipe or a terminal (`file:/dev/stdout`) it does.
+#![forbid(unsafe_code)]
+
+use super::transport::left;
+use super::{Request, Response, Sink, TransportError, TransportErrorKind};
+use crate::platform::poll::{self, Interest};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// See the module's text.
+pub struct FileSink {
+    path: PathBuf,
+}
+
+impl FileSink {
+    /// Opens nothing yet.
+    pub fn new(path: &Path) -> Result<FileSink, String> {
+        if path.as_os_str().is_empty() {
+            return Err("the file's path is empty".into());
+        }
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() {
+            return Err(format!("{} is a directory", path.display()));
+        }
+        Ok(FileSink { path: path.to_path_buf() })
+    }
+
+    fn open(&self) -> io::Result<(File, bool)> {
+        let special = std::fs::metadata(&self.path).is_ok_and(|m| {
+            m.file_type().is_fifo() || m.file_type().is_char_device() || m.file_type().is_socket()
+        });
+        let mut how = OpenOptions::new();
+        how.append(true).mode(0o644);
+        if special {
+            let file = how.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(&self.path)?;
+            return Ok((file, false));
+        }
+        how.create(true);
+        match how.clone().read(true).open(&self.path) {
+            // Not allowed to read it: then without the look at the byte before.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok((how.open(&self.path)?, false)),
+            r => r.map(|file| (file, true)),
+        }
+    }
+
+    fn append(&self, request: &Request<'_>) -> io::Result<()> {
+        let (file, regular) = self.open()?;
+        let body = request.body;
+        let text = request.content_encoding.is_none();
+        let end: &[u8] = if text && body.last().is_some_and(|b| *b != b'\n') { b"\n" } else { b"" };
+        if !regular {
+            return write_slowly(&file, &[body, end].concat(), request.deadline);
+        }
+        let written = write_once(&file, &[body, end])?;
+        let all = body.len() + end.len();
+        let torn = if text { start_of_line(body, written) } else { written };
+        let mut again = Vec::new();
+        // A first line that is torn as well comes once more below.
+        if text && written > 0 && (written == all || torn > 0) && is_glued(&file, written) {
+            again.extend(first_line(body));
+        }
+        if written < all {
+            again.extend_from_slice(if text { b"\n" } else { b"" });
+            again.extend_from_slice(&body[torn.min(body.len())..]);
+        }
+        if again.is_empty() {
+            return Ok(());
+        }
+        if text && again.last() != Some(&b'\n') {
+            again.push(b'\n');
+        }
+        let n = write_once(&file, &[&again])?;
+        if n < again.len() {
+            let _ = write_once(&file, &[b"\n"]);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+impl Sink for FileSink {
+    fn send(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
+        self.append(request).map_err(|e| {
+            let hint = match e.kind() {
+                io::ErrorKind::NotFound => " (directories are not created)",
+                _ => "",
+            };
+            let message = format!("{}: {e}{hint}", self.path.display());
+            TransportError { kind: TransportErrorKind::Local, message }
+        })?;
+        Ok(Response { status: 200, ..Response::default() })
+    }
+
+    fn close_idle(&mut self) {}
+}
+
+/// One `writev`; how much of it went out.
+fn write_once(mut file: &File, parts: &[&[u8]]) -> io::Result<usize> {
+    let parts: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+    loop {
+        match file.write_vectored(&parts) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            r => return r,
+        }
+    }
+}
+
+/// Whether what we wrote began behind a torn line. After an `O_APPEND` write the position is where it ended.
+fn is_glued(mut file: &File, written: usize) -> bool {
+    let before = file.stream_position().ok().and_then(|end| end.checked_sub(written as u64 + 1));
+    let mut byte = [b'\n'];
+    before.is_some_and(|at| file.read_at(&mut byte, at).is_ok_and(|n| n == 1) && byte != *b"\n")
+}
+
+/// The first line, with its end.
+fn first_line(body: &[u8]) -> &[u8] {
+    body.iter().position(|b| *b == b'\n').map_or(body, |i| &body[..=i])
+}
+
+/// Where the line begins that `written` fell into.
+fn start_of_line(body: &[u8], written: usize) -> usize {
+    body[..written.min(body.len())].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1)
+}
+
+/// To a pipe or a terminal, waiting for its reader.
+fn write_slowly(mut file: &File, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // A pipe without a reader would answer with SIGPIPE, which is not ours to bring upon the host.
+        if poll::is_broken(file.as_fd()) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        match file.write(bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let time = left(deadline);
+                if time.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                poll::wait(file.as_fd(), Interest::Write, time)?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_again_after_a_short_write() {
+        let body = b"aa\nbb\ncc";
+        for (written, from) in [(0, 0), (1, 0), (2, 0), (3, 3), (4, 3), (6, 6), (7, 6), (8, 6), (9, 6)] {
+            assert_eq!(start_of_line(body, written), from, "{written}");
+        }
+        assert_eq!(first_line(body), b"aa\n");
+        assert_eq!(first_line(b"cc"), b"cc");
+    }
+}

@@ -1,0 +1,360 @@
+//! The HTTP sink: one destination, one kept connection; http, https, and http over a unix socket.
+//!
+//! Invariants:
+//! - The deadline of the request bounds everything: name, connection, TLS, sending, the last byte of the answer.
+//! - A request goes out once. Exception: a *kept* connection that ends before the first byte of an answer was
+//!   closed by the server while idle, so the request is sent again, once, at once, on a fresh one.
+//! - An error after the first byte was handed to the kernel is `Lost`, before it `Resolve`, `Connect` or `Tls`.
+//!   One exception: a server that refuses our certificate says so late in TLS 1.3; that is `Tls`.
+//! - A redirect is followed (three times at most) to the same origin, or from http to https of the same host;
+//!   method, body and headers stay as they are, whatever the status. Any other 3xx is the answer.
+//! - No error text contains user information, a query or a header's value.
+//!
+//! Why not a ready-made client: ureq 3.5 (tried first) forces a process-wide `LazyLock` in each request, which
+//! a fork at the wrong instant leaves locked for ever in the child; and it gives up on an answer that
+//! comes while the request is still being sent, which is how a too large batch is refused.
+#![forbid(unsafe_code)]
+
+use super::http1;
+use super::proxy::Proxy;
+use super::resolve::Names;
+use super::talk::{Talk, final_head};
+use super::tls;
+use super::transport::{Fail, Socket, Wire, left};
+use super::url::Url;
+use super::{Request, Resolver, Response, Sink, SinkConfig, TlsFiles, TransportError, TransportErrorKind};
+use crate::platform::sockets::SocketTable;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{Domain, SockAddr, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+const REDIRECTS: usize = 3;
+/// A body up to this size is copied behind the head, so that the request leaves in one packet train.
+const COPY_MAX: usize = 16 * 1024;
+
+enum Lookup {
+    Builtin(Box<Names>),
+    System(fn(&str, u16) -> io::Result<Vec<SocketAddr>>),
+}
+
+/// See the module's text.
+pub struct HttpSink {
+    url: Url,
+    unix: Option<PathBuf>,
+    proxy: Option<Proxy>,
+    lookup: Lookup,
+    tls_files: TlsFiles,
+    tls: Option<Arc<ClientConfig>>,
+    user_agent: String,
+    limit: usize,
+    table: Arc<SocketTable>,
+    kept: Option<(Wire, Url)>,
+    last_good: Option<SocketAddr>,
+}
+
+fn error(kind: TransportErrorKind, url: &Url, doing: &str, fail: &dyn std::fmt::Display) -> TransportError {
+    TransportError { kind, message: format!("{url}: {doing}: {fail}") }
+}
+
+impl HttpSink {
+    /// Check the configuration; opens nothing.
+    pub fn new(
+        url: Url,
+        unix: Option<PathBuf>,
+        config: &SinkConfig,
+        table: Arc<SocketTable>,
+    ) -> Result<HttpSink, String> {
+        http1::check_header("user-agent", &config.user_agent)?;
+        let proxy = match &config.proxy {
+            Some(proxy) if unix.is_none() && !proxy.url.trim().is_empty() => {
+                Some(Proxy::new(proxy).map_err(|e| format!("proxy: {e}"))?)
+            }
+            _ => None,
+        };
+        let files_given = config.tls != TlsFiles::default();
+        let tls = if url.tls || files_given { Some(tls::config(&config.tls)?) } else { None };
+        if url.tls {
+            server_name(&url)?;
+        }
+        let lookup = match &config.resolver {
+            Resolver::Builtin => {
+                Lookup::Builtin(Box::new(Names::new(Default::default(), Arc::clone(&table))))
+            }
+            Resolver::BuiltinFrom(files) => {
+                Lookup::Builtin(Box::new(Names::new(files.clone(), Arc::clone(&table))))
+            }
+            Resolver::System(f) => Lookup::System(*f),
+        };
+        Ok(HttpSink {
+            url,
+            unix,
+            proxy,
+            lookup,
+            tls_files: config.tls.clone(),
+            tls,
+            user_agent: config.user_agent.clone(),
+            limit: config.max_response_bytes,
+            table,
+            kept: None,
+            last_good: None,
+        })
+    }
+
+    fn head(&self, url: &Url, request: &Request<'_>) -> Vec<u8> {
+        let given = |name: &str| request.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+        let mut head =
+            Vec::with_capacity(512 + if request.body.len() <= COPY_MAX { request.body.len() } else { 0 });
+        head.extend_from_slice(b"POST ");
+        let proxy = self.proxy_for(url).filter(|_| !url.tls);
+        if proxy.is_some() {
+            head.extend_from_slice(format!("http://{}", url.authority()).as_bytes());
+        }
+        head.extend_from_slice(url.target.as_bytes());
+        head.extend_from_slice(b" HTTP/1.1\r\n");
+        if !given("host") {
+            http1::put(&mut head, "Host", &url.authority());
+        }
+        if !given("user-agent") && !self.user_agent.is_empty() {
+            http1::put(&mut head, "User-Agent", &self.user_agent);
+        }
+        if !given("accept") {
+            http1::put(&mut head, "Accept", "*/*");
+        }
+        if !given("accept-encoding") {
+            http1::put(&mut head, "Accept-Encoding", "identity");
+        }
+        if let Some(basic) = url.basic.as_ref().filter(|_| !given("authorization")) {
+            http1::put(&mut head, "Authorization", basic);
+        }
+        if let Some(basic) = proxy.and_then(|p| p.url.basic.as_ref()) {
+            http1::put(&mut head, "Proxy-Authorization", basic);
+        }
+        if !given("content-type") && !request.content_type.is_empty() {
+            http1::put(&mut head, "Content-Type", request.content_type);
+        }
+        if let Some(encoding) = request.content_encoding {
+            http1::put(&mut head, "Content-Encoding", encoding);
+        }
+        http1::put(&mut head, "Content-Length", &request.body.len().to_string());
+        for (name, value) in request.headers {
+            http1::put(&mut head, name, value);
+        }
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+
+    fn proxy_for(&self, url: &Url) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|p| p.applies(&url.host, url.port))
+    }
+
+    /// One request and its answer, on the kept connection or a fresh one.
+    fn exchange(&mut self, url: &Url, request: &Request<'_>) -> Result<Response, TransportError> {
+        use TransportErrorKind::{Lost, Tls};
+        let mut head = self.head(url, request);
+        let mut body = request.body;
+        if body.len() <= COPY_MAX {
+            head.extend_from_slice(body);
+            body = &[];
+        }
+        let mut sent_before = false;
+        if let Some((mut wire, origin)) = self.kept.take() {
+            if origin.same_origin(url) && wire.is_quiet() {
+                let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
+                match talk.run(&head, body) {
+                    Ok(done) => return Ok(self.finish(wire, url, done)),
+                    Err(fail) => {
+                        let stale = !talk.answered && matches!(fail, Fail::Closed | Fail::Io(_) | Fail::Gone);
+                        if !stale || self.table.is_cut() {
+                            let fail = if self.table.is_cut() { Fail::Cut } else { fail };
+                            return Err(error(Lost, url, "on a kept connection", &fail));
+                        }
+                        sent_before = talk.sent;
+                    }
+                }
+            } else {
+                wire.close();
+            }
+        }
+        let mut wire = self.connect(url, request.deadline).map_err(|e| {
+            // The old connection may have carried the request all the same.
+            if sent_before { TransportError { kind: Lost, ..e } } else { e }
+        })?;
+        let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
+        match talk.run(&head, body) {
+            Ok(done) => Ok(self.finish(wire, url, done)),
+            Err(fail) => {
+                let cut = self.table.is_cut();
+                let refused = !cut && !sent_before && fail.is_refused_certificate();
+                let kind = if refused { Tls } else { Lost };
+                let doing = if talk.answered { "reading the answer" } else { "waiting for an answer" };
+                let fail = if cut { Fail::Cut } else { fail };
+                Err(error(kind, url, doing, &fail))
+            }
+        }
+    }
+
+    fn finish(&mut self, wire: Wire, url: &Url, (response, reusable): (Response, bool)) -> Response {
+        if reusable {
+            self.kept = Some((wire, url.clone()));
+        } else {
+            wire.close();
+        }
+        response
+    }
+
+    /// A new connection, ready for the request.
+    fn connect(&mut self, url: &Url, deadline: Instant) -> Result<Wire, TransportError> {
+        use TransportErrorKind::{Connect, Local, Tls};
+        if let Some(path) = &self.unix {
+            let failed =
+                |fail: Fail| TransportError { kind: Connect, message: format!("{}: {fail}", path.display()) };
+            let to = SockAddr::unix(path).map_err(|e| failed(e.into()))?;
+            let socket = Socket::open(&self.table, Domain::UNIX, Type::STREAM).map_err(failed)?;
+            socket.connect(&to, deadline).map_err(failed)?;
+            return Ok(Wire::plain(socket));
+        }
+        let hop = self.proxy_for(url).map(|p| p.url.clone());
+        let mut wire = self.dial(hop.as_ref().unwrap_or(url), deadline)?;
+        if !url.tls {
+            return Ok(wire);
+        }
+        if let Some(proxy) = &hop {
+            tunnel(&mut wire, proxy, url, &self.user_agent, deadline)
+                .map_err(|fail| error(Connect, url, &format!("through the proxy {proxy}"), &fail))?;
+        }
+        let config = match &self.tls {
+            Some(config) => Arc::clone(config),
+            None => {
+                let config = tls::config(&self.tls_files).map_err(|e| error(Local, url, "TLS", &e))?;
+                Arc::clone(self.tls.insert(config))
+            }
+        };
+        let name = server_name(url).map_err(|e| error(Tls, url, "TLS", &e))?;
+        wire.start_tls(config, name, deadline).map_err(|fail| {
+            let fail = if self.table.is_cut() { Fail::Cut } else { fail };
+            error(Tls, url, "TLS handshake", &fail)
+        })?;
+        Ok(wire)
+    }
+
+    /// Connect to one of the addresses of a host.
+    fn dial(&mut self, url: &Url, deadline: Instant) -> Result<Wire, TransportError> {
+        use TransportErrorKind::{Connect, Resolve};
+        let found = match &mut self.lookup {
+            Lookup::Builtin(names) => names.lookup(&url.host, url.port, deadline),
+            Lookup::System(f) => f(&url.host, url.port).map_err(Fail::Io),
+        };
+        let mut addresses = found.map_err(|fail| error(Resolve, url, "looking up the host", &fail))?;
+        if let Some(good) = self.last_good
+            && let Some(i) = addresses.iter().position(|a| *a == good)
+        {
+            addresses[..=i].rotate_right(1);
+        }
+        let mut last = error(Resolve, url, "looking up the host", &"no address");
+        let count = addresses.len() as u32;
+        for (i, address) in addresses.into_iter().enumerate() {
+            let until = Instant::now() + left(deadline) / (count - i as u32);
+            let attempt = || -> Result<Socket, Fail> {
+                let socket = Socket::open(&self.table, Domain::for_address(address), Type::STREAM)?;
+                socket.set_nodelay()?;
+                socket.connect(&address.into(), until)?;
+                Ok(socket)
+            };
+            match attempt() {
+                Ok(socket) => {
+                    self.last_good = Some(address);
+                    return Ok(Wire::plain(socket));
+                }
+                Err(fail) => {
+                    let over = matches!(fail, Fail::Cut);
+                    last = error(Connect, url, &format!("connecting to {address}"), &fail);
+                    if over {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Where to go next, if the answer is a redirect we follow.
+    fn redirect(&self, from: &Url, response: &Response) -> Option<Url> {
+        if !matches!(response.status, 301 | 302 | 303 | 307 | 308) {
+            return None;
+        }
+        let to = from.join(response.header("location")?).ok()?;
+        let upgraded = self.unix.is_none() && !from.tls && to.tls && from.host == to.host;
+        (to.same_origin(from) || upgraded).then_some(to)
+    }
+}
+
+impl Sink for HttpSink {
+    fn send(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
+        let local = |message| TransportError { kind: TransportErrorKind::Local, message };
+        for (name, value) in request.headers {
+            http1::check_header(name, value).map_err(local)?;
+        }
+        for value in [Some(request.content_type), request.content_encoding].into_iter().flatten() {
+            http1::check_header("content-type", value).map_err(local)?;
+        }
+        if self.table.is_cut() || left(request.deadline).is_zero() {
+            let why = if self.table.is_cut() { Fail::Cut } else { Fail::Timeout };
+            return Err(local(format!("{}: not begun: {why}", self.url)));
+        }
+        let mut url = self.url.clone();
+        for _ in 0..REDIRECTS {
+            let response = self.exchange(&url, request)?;
+            match self.redirect(&url, &response) {
+                Some(next) => url = next,
+                None => return Ok(response),
+            }
+        }
+        self.exchange(&url, request)
+    }
+
+    fn close_idle(&mut self) {
+        if let Some((wire, _)) = self.kept.take() {
+            wire.close();
+        }
+    }
+}
+
+fn server_name(url: &Url) -> Result<ServerName<'static>, String> {
+    let host = url.host.split('%').next().unwrap_or(&url.host).trim_end_matches('.');
+    ServerName::try_from(host.to_string()).map_err(|_| format!("{host} is no name a certificate can have"))
+}
+
+/// Ask a proxy for a tunnel to the target.
+fn tunnel(wire: &mut Wire, proxy: &Url, url: &Url, agent: &str, deadline: Instant) -> Result<(), Fail> {
+    let target = format!("{}:{}", url.host_text(), url.port);
+    let mut head = format!("CONNECT {target} HTTP/1.1\r\n").into_bytes();
+    http1::put(&mut head, "Host", &target);
+    if !agent.is_empty() {
+        http1::put(&mut head, "User-Agent", agent);
+    }
+    if let Some(basic) = &proxy.basic {
+        http1::put(&mut head, "Proxy-Authorization", basic);
+    }
+    head.extend_from_slice(b"\r\n");
+    wire.push_all(&head, deadline)?;
+    let mut input = Vec::new();
+    loop {
+        match wire.pull_into(&mut input)? {
+            None => wire.wait(false, deadline)?,
+            Some(0) => return Err(Fail::Closed),
+            Some(_) => {}
+        }
+        if let Some(head) = final_head(&mut input)? {
+            return match head.status {
+                200..=299 if input.is_empty() => Ok(()),
+                200..=299 => Err(Fail::Protocol("it sent something before we did".into())),
+                status => Err(Fail::Protocol(format!("it answered {status}"))),
+            };
+        }
+    }
+}
