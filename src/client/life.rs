@@ -5,7 +5,7 @@
 //!   no thread that died or was never made can hang a caller.
 //! - A process that never used the client has nothing to flush, stop or count.
 
-use super::client::{CLOSED, Client, DEAD, DISABLED, Status};
+use super::handle::{CLOSED, Client, DEAD, DISABLED, Status};
 use crate::delivery::sender;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
 use crate::fork::gate;

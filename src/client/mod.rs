@@ -2,12 +2,12 @@
 //!
 //! Invariants of this room:
 //! - It wires the others together and is the only one that knows them all.
-//! - A [`client::Client`] is immutable after open but for: the wiped page, the closed flag, the table of
+//! - A [`handle::Client`] is immutable after open but for: the wiped page, the closed flag, the table of
 //!   sockets, the address of the latest generation's segments, and the number of forks that generation knew.
 //! - The environment is read once, in `open`, on the caller's thread.
 
-pub mod client;
 pub mod config;
 pub mod control;
+pub mod handle;
 pub mod life;
 pub mod open;

@@ -11,7 +11,7 @@
 //! Modelled with loom in `tests/loom.rs`.
 
 use crate::platform::futex;
-use crate::platform::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::platform::sync::{AtomicU32, AtomicU64, Ordering, Site, full_fence};
 use crate::queue::log::Log;
 use crate::queue::record::Position;
 use std::time::Duration;
@@ -60,6 +60,29 @@ pub struct Words {
     /// No sender is started before this (`clock::monotonic_ms`): the last start failed.
     pub start_after: AtomicU64,
 }
+}
+
+#[cfg(loom)]
+impl Words {
+    /// Blank words.
+    pub fn new() -> Self {
+        let (a, b) = (|| AtomicU32::new(0), || AtomicU64::new(0));
+        Words {
+            state: a(),
+            wish: a(),
+            tid: a(),
+            consumer: a(),
+            progress: a(),
+            waiters: a(),
+            down: a(),
+            wanted: a(),
+            flushes: a(),
+            raw: a(),
+            busy_since: b(),
+            flush_to: b(),
+            start_after: b(),
+        }
+    }
 }
 
 impl Words {
@@ -129,7 +152,7 @@ impl Words {
     pub fn resign(&self, log: &Log<'_>, read: Position) -> bool {
         log.set_attention(0, 0);
         self.state.store(ABSENT, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        full_fence(Site::ResignFence);
         if log.tail() != read && self.claim_start() {
             self.begin();
             log.set_attention(u64::MAX, Position::MAX);

@@ -9,7 +9,7 @@
 //!
 //! Modelled with loom in `tests/loom.rs`.
 
-use crate::platform::sync::{AtomicU64, Ordering};
+use crate::platform::sync::{AtomicU64, Ordering, Site, at};
 
 /// The word while one thread builds.
 pub const BUILDING: u64 = 2;
@@ -74,7 +74,7 @@ impl StateWord {
 
     /// Publish what was built under `generation`.
     pub fn publish(&self, generation: u64) {
-        self.word.store(generation, Ordering::Release);
+        self.word.store(generation, at(Site::Publish, Ordering::Release));
     }
 
     /// Give a claim back unbuilt (no memory): the word is vacant again.

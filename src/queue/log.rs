@@ -9,7 +9,7 @@
 
 use super::record::{self, Position, Word, footprint, position, split};
 use super::segment::{Fields, SEGMENT_HEADER, Slot};
-use crate::platform::sync::{AtomicU64, Ordering, fence, fence_after_rmw};
+use crate::platform::sync::{AtomicU64, Ordering, Site, at as order, fence_after_rmw, full_fence};
 
 /// How many ranges the consumer may have given up on before the oldest is forgotten.
 #[cfg(not(loom))]
@@ -185,7 +185,8 @@ impl<'a> Log<'a> {
         let tag = record::tag(self.nonce, at);
         segment.word(offset).store(record::reserved(tag, body.len()), Ordering::Relaxed);
         segment.write(offset, Fields { crc: 0, kind, time_ns, nonce: self.nonce, position: at }, body);
-        segment.word(offset).store(record::committed(tag, body.len()), Ordering::Release);
+        let word = record::committed(tag, body.len());
+        segment.word(offset).store(word, order(Site::Commit, Ordering::Release));
         if !same() {
             return Err(Refused::Torn);
         }
@@ -301,7 +302,7 @@ impl<'a> Log<'a> {
         let open = c.given_up.load(Ordering::Relaxed) != 0;
         c.attention_count.store(if open { 0 } else { count }, Ordering::Release);
         c.attention_at.store(at, Ordering::Release);
-        fence(Ordering::SeqCst);
+        full_fence(Site::SleepFence);
     }
 
     /// What is at `from`, which must not be before the head.
@@ -419,7 +420,7 @@ impl<'a> Log<'a> {
 
     fn hand_over(&self, slot: &Slot, number: u32) {
         let next = number.wrapping_add(self.slots.len() as u32);
-        slot.clean.store(u64::from(next), Ordering::Release);
+        slot.clean.store(u64::from(next), order(Site::Clean, Ordering::Release));
     }
 
     fn given_up_between(&self, start: Position, end: Position) -> bool {

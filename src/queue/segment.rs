@@ -17,6 +17,9 @@ pub const SEGMENT_HEADER: u32 = 256;
 #[cfg(loom)]
 pub const SEGMENT_HEADER: u32 = 8;
 
+#[cfg(loom)]
+type Body = loom::cell::UnsafeCell<u64>;
+
 /// The fields between the commit word and the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fields {
@@ -39,6 +42,8 @@ pub struct Slot {
     addr: AtomicU64,
     #[cfg(loom)]
     words: Vec<AtomicU64>,
+    #[cfg(loom)]
+    bodies: Vec<Body>,
     /// The number of the segment this slot is zeroed and ready for.
     pub clean: AtomicU64,
 }
@@ -54,6 +59,8 @@ pub struct Segment<'a> {
     addr: usize,
     #[cfg(loom)]
     words: &'a [AtomicU64],
+    #[cfg(loom)]
+    bodies: &'a [Body],
     slot: std::marker::PhantomData<&'a Slot>,
 }
 
@@ -134,8 +141,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Loom's stand-in: the same operations on a vector of modelled words, bodies as relaxed words, so that a
-/// missing release or acquire shows as a stale byte.
+/// Loom's stand-in: the same operations on modelled commit words and on bodies whose every unordered access
+/// loom reports as a race.
 #[cfg(loom)]
 mod modelled {
     use super::*;
@@ -145,39 +152,55 @@ mod modelled {
     impl Slot {
         /// A zeroed slot of `len` bytes, ready for segment number `clean`.
         pub fn new(len: u32, clean: u64) -> Slot {
-            Slot { words: (0..len / 8).map(|_| AtomicU64::new(0)).collect(), clean: AtomicU64::new(clean) }
+            Slot {
+                words: (0..len / 8).map(|_| AtomicU64::new(0)).collect(),
+                bodies: (0..len / 8).map(|_| Body::new(0)).collect(),
+                clean: AtomicU64::new(clean),
+            }
         }
 
+        /// The memory now in the slot.
         pub fn segment(&self) -> Segment<'_> {
-            Segment { words: &self.words, slot: PhantomData }
+            Segment { words: &self.words, bodies: &self.bodies, slot: PhantomData }
         }
     }
 
     impl<'a> Segment<'a> {
+        /// The commit word at `offset`.
         pub fn word(self, offset: u32) -> &'a AtomicU64 {
             &self.words[offset as usize / 8]
         }
 
-        pub fn write(self, offset: u32, f: Fields, body: &[u8]) {
-            self.word(offset + 32).store(f.position, Ordering::Relaxed);
-            let mut first = [0u8; 8];
-            first[..body.len()].copy_from_slice(body);
-            self.word(offset + HEADER as u32).store(u64::from_le_bytes(first), Ordering::Relaxed);
+        fn cell(self, offset: u32) -> &'a Body {
+            &self.bodies[(offset as usize + HEADER) / 8]
         }
 
-        pub fn fields(self, offset: u32) -> Fields {
-            let position = self.word(offset + 32).load(Ordering::Relaxed);
-            Fields { crc: 0, kind: 0, time_ns: 0, nonce: 0, position }
+        /// Write a body of eight bytes.
+        pub fn write(self, offset: u32, _: Fields, body: &[u8]) {
+            let mut bytes = [0u8; 8];
+            bytes[..body.len()].copy_from_slice(body);
+            // SAFETY: loom checks that nobody else has access.
+            self.cell(offset).with_mut(|p| unsafe { *p = u64::from_le_bytes(bytes) });
         }
 
+        /// No fields in a model.
+        pub fn fields(self, _: u32) -> Fields {
+            Fields { crc: 0, kind: 0, time_ns: 0, nonce: 0, position: 0 }
+        }
+
+        /// The body.
         pub fn body(self, offset: u32, len: usize) -> &'a [u8] {
-            let word = self.word(offset + HEADER as u32).load(Ordering::Relaxed).to_le_bytes();
-            Box::leak(Box::new(word)).get(..len).unwrap_or(&[])
+            // SAFETY: loom checks that the write happened before.
+            let bytes = self.cell(offset).with(|p| unsafe { *p }).to_le_bytes();
+            Box::leak(Box::new(bytes)).get(..len).unwrap_or(&[])
         }
 
+        /// Zero it.
         pub fn zero(self, len: u32) {
-            for w in &self.words[..len as usize / 8] {
-                w.store(0, Ordering::Relaxed);
+            for (word, body) in self.words.iter().zip(self.bodies).take(len as usize / 8) {
+                word.store(0, Ordering::Relaxed);
+                // SAFETY: loom checks that nobody else has access.
+                body.with_mut(|p| unsafe { *p = 0 });
             }
         }
     }

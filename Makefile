@@ -1,0 +1,2 @@
+build:
+	cargo rustc --release --lib --crate-type cdylib

@@ -1,0 +1,191 @@
+//! From configuration text to a client.
+//!
+//! Invariants:
+//! - Everything that can be wrong is found here and said here: after open nothing is read from the
+//!   configuration's files or the environment any more.
+//! - Opening starts no thread and opens no socket.
+
+use super::handle::{Client, DISABLED};
+use super::config::{Clock, Compression, Config, Endpoint, FormatKind, OnFull, ProxySetting, ResolverKind};
+use crate::delivery::engine::Settings;
+use crate::delivery::retry::Limits;
+use crate::fork::{gate, hooks};
+use crate::format::Format;
+use crate::format::json::JsonArray;
+use crate::format::ndjson::Ndjson;
+use crate::format::posthog::Posthog;
+use crate::platform::mmap::Latest;
+use crate::platform::once::SetOnce;
+use crate::platform::page::WipedPage;
+use crate::platform::sockets::SocketTable;
+use crate::sink::{self, SinkConfig};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+/// Why a client could not be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The configuration is wrong; the text names the key, the value and what is allowed.
+    Config(String),
+    /// The operating system refused memory.
+    Io(String),
+}
+
+/// Open a client from its JSON configuration and the environment.
+pub fn open(json: &str) -> Result<Arc<Client>, OpenError> {
+    let config = Config::parse(json, |name| std::env::var(name).ok())
+        .map_err(|e| OpenError::Config(e.to_string()))?;
+    let format = format_of(&config);
+    let sink = sink_of(&config, &*format)?;
+    sink::validate(&sink).map_err(OpenError::Config)?;
+    let settings = Arc::new(settings_of(&config, &sink));
+    build(&config, settings, format, sink)
+}
+
+fn build(
+    config: &Config,
+    settings: Arc<Settings>,
+    format: Arc<dyn Format>,
+    sink: SinkConfig,
+) -> Result<Arc<Client>, OpenError> {
+    let io = |e: std::io::Error| OpenError::Io(format!("no memory for the queue: {e}"));
+    let segments = config.queue_bytes / config.segment_bytes;
+    let try_wipe = !config.test.no_wipeonfork;
+    hooks::install(try_wipe);
+    let page = WipedPage::new(segments, try_wipe).map_err(io)?;
+    let client = Arc::new_cyclic(|me| Client {
+        page,
+        segment_len: config.segment_bytes as u32,
+        max_event: config.max_event_bytes.min(format.max_body()),
+        coarse: config.clock == Clock::Coarse,
+        block: (config.on_full == OnFull::Block).then(|| Duration::from_millis(config.block_timeout_ms)),
+        panic_in_enqueue: config.test.panic.as_deref() == Some("enqueue"),
+        flags: AtomicU32::new(if config.disabled { DISABLED } else { 0 }),
+        // No number of forks: the opener's world is not that of a raw clone.
+        forks_seen: AtomicU64::new(gate::hooked_forks().wrapping_sub(1)),
+        area: Latest::new(config.segment_bytes * segments),
+        sockets: Arc::new(SocketTable::new()),
+        settings,
+        format,
+        sink,
+        exit_timeout: Duration::from_millis(config.exit_timeout_ms),
+        registration: SetOnce::new(),
+        me: me.clone(),
+    });
+    if !config.disabled {
+        // The opener's world is built here, so that a blank page later always means a child.
+        client.enter().ok_or_else(|| io(std::io::Error::last_os_error()))?;
+        client.registration.set(hooks::register(client.clone()));
+    }
+    Ok(client)
+}
+
+fn format_of(config: &Config) -> Arc<dyn Format> {
+    match config.format {
+        FormatKind::Ndjson => Arc::new(Ndjson),
+        FormatKind::Json => Arc::new(JsonArray),
+        FormatKind::Posthog => Arc::new(Posthog::new(config.api_key.as_deref().unwrap_or_default())),
+    }
+}
+
+fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
+    let endpoint = match config.request_endpoint(format.path()) {
+        Endpoint::Http { url } => sink::Endpoint::Http { url },
+        Endpoint::Unix { socket, path } => sink::Endpoint::Unix { socket, path },
+        Endpoint::File { path } => sink::Endpoint::File { path },
+    };
+    let mut sink = SinkConfig::new(endpoint);
+    sink.tls = sink::TlsFiles {
+        ca_pem: read_file("tls.ca_file", config.tls.ca_file.as_ref())?,
+        cert_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?,
+        key_pem: read_file("tls.key_file", config.tls.key_file.as_ref())?,
+    };
+    let ProxySetting(proxy) = config.proxy.clone();
+    sink.proxy = proxy.map(|p| sink::ProxyConfig { url: p.url, no_proxy: p.no_proxy });
+    sink.resolver = match config.resolver {
+        ResolverKind::Builtin => sink::Resolver::Builtin,
+        ResolverKind::System => sink::Resolver::System(system_lookup),
+    };
+    Ok(sink)
+}
+
+fn read_file(key: &str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, OpenError> {
+    let Some(path) = path else { return Ok(None) };
+    match std::fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(why) => Err(OpenError::Config(format!("{key}: cannot read {:?}: {why}", path.display().to_string()))),
+    }
+}
+
+/// libc's resolver, entered only while nobody is inside `fork()`: its locks are not made whole in a child.
+fn system_lookup(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    for _ in 0..1000 {
+        if gate::is_open() {
+            return Ok((host, port).to_socket_addrs()?.collect());
+        }
+        crate::platform::clock::nap(Duration::from_millis(1));
+    }
+    Err(std::io::Error::other("a fork is under way"))
+}
+
+fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
+    let ms = Duration::from_millis;
+    let mut headers = config.headers.clone();
+    if let Some(pair) = &config.basic {
+        headers.push(("Authorization".into(), format!("Basic {}", base64(pair.as_bytes()))));
+    }
+    if let Some(token) = &config.bearer {
+        headers.push(("Authorization".into(), format!("Bearer {token}")));
+    }
+    Settings {
+        max_events: config.batch.max_events,
+        max_bytes: config.batch.max_bytes,
+        max_age: ms(config.batch.max_age_ms),
+        gzip: config.compression == Compression::Gzip && !matches!(sink.endpoint, sink::Endpoint::File { .. }),
+        timeout: ms(config.timeout_ms),
+        limits: Limits { initial: ms(config.retry.initial_ms), max: ms(config.retry.max_ms) },
+        max_event_age: Duration::from_secs(config.retry.max_age_s),
+        idle: ms(config.idle_ms),
+        headers,
+        name: config.name.clone().unwrap_or_else(|| name_of(&sink.endpoint)),
+        panic: config.test.panic.as_deref() == Some("sender"),
+    }
+}
+
+/// The endpoint for logs: no query, which may hold a key.
+fn name_of(endpoint: &sink::Endpoint) -> String {
+    match endpoint {
+        sink::Endpoint::Http { url } => url.split(['?', '#']).next().unwrap_or_default().to_string(),
+        sink::Endpoint::Unix { socket, .. } => format!("http+unix://{}", socket.display()),
+        sink::Endpoint::File { path } => format!("file:{}", path.display()),
+    }
+}
+
+/// Base64 with padding (RFC 4648, 4).
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |w, &b| w << 8 | u32::from(b)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let six = (word >> (18 - 6 * i) & 63) as usize;
+            out.push(if i <= chunk.len() { char::from(ALPHABET[six]) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_of_the_rfc() {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")]
+        {
+            assert_eq!(super::base64(plain.as_bytes()), coded);
+        }
+    }
+}
