@@ -3,6 +3,9 @@
 //! Invariants: nothing waits by sleeping; a wait is a blocking read with a time limit that fails the test,
 //! or a question asked again until a deadline. A collector is killed when its guard is dropped.
 
+// clippy.toml allows these inside of `#[test]` functions; the helpers here are as much part of a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -4,11 +4,12 @@
 //! - One ledger behind one mutex, entered once a request with everything already parsed; nothing here
 //!   reads, writes or parses.
 //! - `received` = `unique` + `duplicates`; an event without an id is unique.
-//! - Memory: 17 to 34 bytes for each different id (the only thing that grows without bound, and what
+//! - Memory: 19 to 39 bytes for each different id (the only thing that grows without bound, and what
 //!   `--no-dedupe` is for), at most [`MAX_ROWS`] pids and as many paths (later ones count as "other"),
 //!   the last [`RECENT_EVENTS`] events or [`RECENT_BYTES`], whichever is less.
 
-use super::ingest::{Batch, NO_PID, Pid};
+use super::ingest::{Batch, NO_PID};
+use super::scan::Pid;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
