@@ -6,7 +6,8 @@
 //! - Opening starts no thread and opens no socket.
 
 use super::handle::{Client, DISABLED};
-use super::config::{Clock, Compression, Config, Endpoint, FormatKind, OnFull, ProxySetting, ResolverKind};
+use super::config::Endpoint;
+use super::config::{Clock, Compression, Config, FormatKind, OnFull, ResolverKind, process_env};
 use crate::delivery::engine::Settings;
 use crate::delivery::retry::Limits;
 use crate::fork::{gate, hooks};
@@ -36,8 +37,11 @@ pub enum OpenError {
 
 /// Open a client from its JSON configuration and the environment.
 pub fn open(json: &str) -> Result<Arc<Client>, OpenError> {
-    let config = Config::parse(json, |name| std::env::var(name).ok())
-        .map_err(|e| OpenError::Config(e.to_string()))?;
+    let mut config = Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?;
+    // A server that changes its directory later must not move its files.
+    if let Ok(here) = std::env::current_dir() {
+        config = config.anchored(&here);
+    }
     let format = format_of(&config);
     let sink = sink_of(&config, &*format)?;
     sink::validate(&sink).map_err(OpenError::Config)?;
@@ -103,8 +107,7 @@ fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError
         cert_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?,
         key_pem: read_file("tls.key_file", config.tls.key_file.as_ref())?,
     };
-    let ProxySetting(proxy) = config.proxy.clone();
-    sink.proxy = proxy.map(|p| sink::ProxyConfig { url: p.url, no_proxy: p.no_proxy });
+    sink.proxy = config.proxy.clone().map(|p| sink::ProxyConfig { url: p.url, no_proxy: p.no_proxy });
     sink.resolver = match config.resolver {
         ResolverKind::Builtin => sink::Resolver::Builtin,
         ResolverKind::System => sink::Resolver::System(system_lookup),

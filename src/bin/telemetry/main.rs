@@ -1,2 +1,38 @@
-//! The command `telemetry`.
-fn main() {}
+//! The command `telemetry`: what one needs around the library, and never inside it.
+//!
+//! Invariants: no sub-command is linked into the shared library (cargo feature `tool`); a bad argument
+//! ends with status 2 and names the flag, the value and what is allowed; any other failure ends with
+//! status 1 and one line on stderr; stdout carries only what a program would read.
+#![forbid(unsafe_code)]
+
+mod collect;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Tools for telemetry from servers that fork.
+#[derive(Parser)]
+#[command(name = "telemetry", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a collector: takes events over HTTP, counts them by worker and id, shows a live page, injects faults.
+    Collect(collect::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Collect(args) => collect::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("telemetry: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
