@@ -1,0 +1,9 @@
+//! The sinks against real servers on loopback: each test starts its own.
+mod dns;
+mod file;
+mod http;
+mod net;
+mod odd;
+mod proxy;
+mod server;
+mod tls;
