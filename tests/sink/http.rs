@@ -19,7 +19,7 @@ fn one_connection_for_many_requests() {
         let size = [0, 1, 100_000][i % 3];
         let answer = client.post_with(&vec![b'x'; size], LONG, &[("X-Key", "k")]).unwrap();
         assert_eq!((answer.status, &answer.body[..], answer.truncated), (200, &b"ok"[..], false));
-        let got = hear.recv().unwrap();
+        let got = hear.recv_timeout(LONG).unwrap();
         assert_eq!(got.body.len(), size);
         assert!(got.head.starts_with("POST /in?k=v HTTP/1.1\r\n"), "{}", got.head);
         assert_eq!(got.header("host"), Some(server.addr.to_string().as_str()));
@@ -93,7 +93,7 @@ fn a_stale_connection_is_retried_once_on_a_fresh_one() {
     let mut client = Client::new(server.url("/"));
     client.post(b"one").unwrap();
     assert_eq!(client.post(b"two").unwrap().status, 200);
-    assert_eq!(hear.recv().unwrap(), b"two");
+    assert_eq!(hear.recv_timeout(LONG).unwrap(), b"two");
     assert_eq!(server.connections(), 2);
 }
 
@@ -143,9 +143,9 @@ fn user_information_becomes_basic_authorization_unless_given() {
     });
     let mut client = Client::new(format!("http://us:pw@{}/", server.addr));
     client.post(b"x").unwrap();
-    assert_eq!(hear.recv().unwrap().as_deref(), Some("Basic dXM6cHc="));
+    assert_eq!(hear.recv_timeout(LONG).unwrap().as_deref(), Some("Basic dXM6cHc="));
     client.post_with(b"x", LONG, &[("authorization", "Bearer t")]).unwrap();
-    assert_eq!(hear.recv().unwrap().as_deref(), Some("Bearer t"));
+    assert_eq!(hear.recv_timeout(LONG).unwrap().as_deref(), Some("Bearer t"));
 }
 
 #[test]
@@ -177,8 +177,8 @@ fn redirects_within_the_origin_keep_method_and_body() {
         });
         let mut client = Client::new(server.url("/old"));
         assert_eq!(client.post_with(b"body", LONG, &[("X-Key", "k")]).unwrap().status, 200);
-        assert!(hear.recv().unwrap().head.starts_with("POST /old "));
-        let second = hear.recv().unwrap();
+        assert!(hear.recv_timeout(LONG).unwrap().head.starts_with("POST /old "));
+        let second = hear.recv_timeout(LONG).unwrap();
         assert!(second.head.starts_with("POST /new?x "), "{}", second.head);
         assert_eq!((&second.body[..], second.header("x-key")), (&b"body"[..], Some("k")));
         assert_eq!(server.connections(), 1);
@@ -272,7 +272,7 @@ fn an_early_success_does_not_stop_the_sending() {
         tell.send(request.body.len()).unwrap();
     });
     assert_eq!(Client::new(server.url("/")).post(&vec![b'x'; 8 << 20]).unwrap().status, 200);
-    assert_eq!(hear.recv().unwrap(), 8 << 20);
+    assert_eq!(hear.recv_timeout(LONG).unwrap(), 8 << 20);
 }
 
 #[test]

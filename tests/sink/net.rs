@@ -143,7 +143,7 @@ fn cut_during(url: String, when: mpsc::Receiver<()>, body: &[u8]) -> telemetry::
     let mut client = Client::new(url);
     let table = Arc::clone(&client.table);
     let cutter = thread::spawn(move || {
-        when.recv().unwrap();
+        when.recv_timeout(LONG).unwrap();
         table.cut();
         Instant::now()
     });
@@ -200,7 +200,7 @@ fn a_cut_ends_the_connecting() {
     let table = Arc::clone(&client.table);
     // Cut as soon as the socket is connecting: it is in the table then.
     let cutter = thread::spawn(move || {
-        when.recv().unwrap();
+        when.recv_timeout(LONG).unwrap();
         while table.noted() == 0 {
             thread::yield_now();
         }

@@ -36,7 +36,7 @@ fn a_number_that_now_is_somebody_elses_is_left_alone() {
     });
     let mut client = Client::new(server.url("/"));
     client.post(b"x").unwrap();
-    let fd = find(hear.recv().unwrap(), server.addr);
+    let fd = find(hear.recv_timeout(LONG).unwrap(), server.addr);
     // A daemoniser closes everything, and the next open() gets our number.
     let (theirs, mut peer) = UnixStream::pair().unwrap();
     // SAFETY: both are open; what becomes of our socket is what this test is about.

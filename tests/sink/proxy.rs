@@ -33,10 +33,10 @@ fn https_goes_through_a_tunnel() {
     for _ in 0..2 {
         assert_eq!(client.post(b"x").unwrap().status, 200);
     }
-    let tunnel = hear.recv().unwrap();
+    let tunnel = hear.recv_timeout(LONG).unwrap();
     assert!(tunnel.starts_with("CONNECT collector.test:443 HTTP/1.1\r\n"), "{tunnel}");
     assert!(tunnel.contains("\r\nProxy-Authorization: Basic dXM6cHc=\r\n"), "{tunnel}");
-    let request = hear.recv().unwrap();
+    let request = hear.recv_timeout(LONG).unwrap();
     assert!(request.starts_with("POST /in HTTP/1.1\r\nHost: collector.test\r\n"), "{request}");
     assert!(!request.contains("Proxy-"), "{request}");
     assert_eq!(proxy.connections(), 1);
@@ -73,7 +73,7 @@ fn http_is_asked_for_in_absolute_form() {
     });
     let mut client = Client::from(&config("http://collector.test:8080/in?a", &proxy, &[]));
     client.post(b"x").unwrap();
-    let got = hear.recv().unwrap();
+    let got = hear.recv_timeout(LONG).unwrap();
     assert!(got.head.starts_with("POST http://collector.test:8080/in?a HTTP/1.1\r\n"), "{}", got.head);
     assert_eq!(got.header("host"), Some("collector.test:8080"));
     assert_eq!(got.header("proxy-authorization"), Some("Basic dXM6cHc="));
