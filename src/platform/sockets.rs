@@ -93,6 +93,11 @@ impl SocketTable {
         })
     }
 
+    /// How many descriptors are noted.
+    pub fn noted(&self) -> usize {
+        self.slots.iter().filter(|s| s.fd.load(Ordering::Acquire) != FREE).count()
+    }
+
     /// In a forked child: close every inherited socket that still is ours and empty the table.
     /// Async-signal-safe: loads, stores, `fstat`, `close`.
     pub fn close_inherited(&self) {

@@ -70,22 +70,10 @@ impl FileSink {
             return write_slowly(&file, &[body, end].concat(), request.deadline);
         }
         let written = write_once(&file, &[body, end])?;
-        let all = body.len() + end.len();
-        let torn = if text { start_of_line(body, written) } else { written };
-        let mut again = Vec::new();
-        // A first line that is torn as well comes once more below.
-        if text && written > 0 && (written == all || torn > 0) && is_glued(&file, written) {
-            again.extend(first_line(body));
-        }
-        if written < all {
-            again.extend_from_slice(if text { b"\n" } else { b"" });
-            again.extend_from_slice(&body[torn.min(body.len())..]);
-        }
+        let glued = text && written > 0 && is_glued(&file, written);
+        let again = rest(body, end, written, text, glued);
         if again.is_empty() {
             return Ok(());
-        }
-        if text && again.last() != Some(&b'\n') {
-            again.push(b'\n');
         }
         let n = write_once(&file, &[&again])?;
         if n < again.len() {
@@ -130,14 +118,27 @@ fn is_glued(mut file: &File, written: usize) -> bool {
     before.is_some_and(|at| file.read_at(&mut byte, at).is_ok_and(|n| n == 1) && byte != *b"\n")
 }
 
-/// The first line, with its end.
-fn first_line(body: &[u8]) -> &[u8] {
-    body.iter().position(|b| *b == b'\n').map_or(body, |i| &body[..=i])
-}
-
-/// Where the line begins that `written` fell into.
-fn start_of_line(body: &[u8], written: usize) -> usize {
-    body[..written.min(body.len())].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1)
+/// What has to be written again after `written` bytes of `body` and `end` went out in one piece.
+fn rest(body: &[u8], end: &[u8], written: usize, text: bool, glued: bool) -> Vec<u8> {
+    let all = body.len() + end.len();
+    if !text {
+        return body[written.min(body.len())..].to_vec();
+    }
+    let line_end = |part: &[u8]| part.iter().position(|b| *b == b'\n').map(|i| i + 1);
+    let torn = body[..written.min(body.len())].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+    let mut again = Vec::new();
+    // A first line that is torn as well comes once more below.
+    if glued && (written == all || torn > 0) {
+        again.extend_from_slice(&body[..line_end(body).unwrap_or(body.len())]);
+    }
+    if written < all {
+        again.push(b'\n');
+        again.extend_from_slice(&body[torn..]);
+    }
+    if again.last().is_some_and(|b| *b != b'\n') {
+        again.push(b'\n');
+    }
+    again
 }
 
 /// To a pipe or a terminal, waiting for its reader.
@@ -168,12 +169,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_again_after_a_short_write() {
-        let body = b"aa\nbb\ncc";
-        for (written, from) in [(0, 0), (1, 0), (2, 0), (3, 3), (4, 3), (6, 6), (7, 6), (8, 6), (9, 6)] {
-            assert_eq!(start_of_line(body, written), from, "{written}");
+    fn what_is_written_again() {
+        let cases: [(&str, &str, usize, bool, &str); 9] = [
+            ("aa\nbb\n", "", 6, false, ""),
+            ("aa\nbb\n", "", 6, true, "aa\n"),
+            ("aa", "\n", 3, true, "aa\n"),
+            ("aa\nbb\ncc\n", "", 4, false, "\nbb\ncc\n"),
+            ("aa\nbb\ncc\n", "", 4, true, "aa\n\nbb\ncc\n"),
+            ("aa\nbb\ncc\n", "", 6, false, "\ncc\n"),
+            ("aa\nbb", "\n", 5, false, "\nbb\n"),
+            ("aa\nbb", "\n", 1, true, "\naa\nbb\n"),
+            ("", "", 0, false, ""),
+        ];
+        for (body, end, written, glued, want) in cases {
+            let got = rest(body.as_bytes(), end.as_bytes(), written, true, glued);
+            assert_eq!(String::from_utf8(got).unwrap(), want, "{body:?} {written} {glued}");
         }
-        assert_eq!(first_line(body), b"aa\n");
-        assert_eq!(first_line(b"cc"), b"cc");
+        assert_eq!(rest(b"\x1f\nb", b"", 1, false, false), b"\nb");
     }
 }

@@ -165,7 +165,7 @@ impl HttpSink {
         if let Some((mut wire, origin)) = self.kept.take() {
             if origin.same_origin(url) && wire.is_quiet() {
                 let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
-                match talk.run(&head, body) {
+                match talk.run(&head, body).and_then(|done| self.uncut(&talk, done)) {
                     Ok(done) => return Ok(self.finish(wire, url, done)),
                     Err(fail) => {
                         let stale = !talk.answered && matches!(fail, Fail::Closed | Fail::Io(_) | Fail::Gone);
@@ -185,7 +185,7 @@ impl HttpSink {
             if sent_before { TransportError { kind: Lost, ..e } } else { e }
         })?;
         let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
-        match talk.run(&head, body) {
+        match talk.run(&head, body).and_then(|done| self.uncut(&talk, done)) {
             Ok(done) => Ok(self.finish(wire, url, done)),
             Err(fail) => {
                 let cut = self.table.is_cut();
@@ -196,6 +196,11 @@ impl HttpSink {
                 Err(error(kind, url, doing, &fail))
             }
         }
+    }
+
+    /// An answer that only a cut made look finished is none.
+    fn uncut<T>(&self, talk: &Talk<'_>, done: T) -> Result<T, Fail> {
+        if talk.ended_by_close && self.table.is_cut() { Err(Fail::Cut) } else { Ok(done) }
     }
 
     fn finish(&mut self, wire: Wire, url: &Url, (response, reusable): (Response, bool)) -> Response {

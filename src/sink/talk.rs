@@ -4,7 +4,7 @@
 //! - We listen while we send. A server that refuses a batch for its size answers early and stops reading; its
 //!   answer counts, not our broken pipe. An early 2xx does not stop the sending: such a server reads on.
 //! - Once the head of the answer is here, a body that breaks off is an answer with `truncated`, not an error;
-//!   the sender has the status, which is what decides. Only a cut ends it with an error.
+//!   the sender has the status, which is what decides.
 //! - What is kept of an answer is bounded by the limit, and what is kept of a head by `HEAD_MAX`.
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,8 @@ pub struct Talk<'a> {
     pub sent: bool,
     /// Something of an answer came.
     pub answered: bool,
+    /// The end of the connection was the end of the answer.
+    pub ended_by_close: bool,
 }
 
 enum Sending {
@@ -37,7 +39,16 @@ enum Sending {
 impl<'a> Talk<'a> {
     /// Bodies of answers are kept up to `limit` bytes.
     pub fn new(wire: &'a mut Wire, deadline: Instant, limit: usize) -> Talk<'a> {
-        Talk { wire, deadline, limit, input: Vec::new(), head: None, sent: false, answered: false }
+        Talk {
+            wire,
+            deadline,
+            limit,
+            input: Vec::new(),
+            head: None,
+            sent: false,
+            answered: false,
+            ended_by_close: false,
+        }
     }
 
     /// Send, and read the answer. The flag says whether the connection can carry another request.
@@ -66,7 +77,8 @@ impl<'a> Talk<'a> {
         }
         let Some(head) = self.head.take() else { return Err(Fail::Closed) };
         let mut reader = BodyReader::new(head.framing, self.limit);
-        let clean = self.read(&mut reader)?;
+        let clean = self.read(&mut reader);
+        self.ended_by_close = !reader.is_done() && !reader.overflow;
         let truncated = !clean || reader.overflow;
         let reusable = complete && head.keep && !truncated && self.input.is_empty();
         let response = Response { status: head.status, headers: head.headers, body: reader.bytes, truncated };
@@ -115,27 +127,26 @@ impl<'a> Talk<'a> {
     }
 
     /// Read the body; whether all of it came. What follows it stays in `input`.
-    fn read(&mut self, reader: &mut BodyReader) -> Result<bool, Fail> {
+    fn read(&mut self, reader: &mut BodyReader) -> bool {
         loop {
             match reader.feed(&self.input) {
                 Ok(used) => drop(self.input.drain(..used)),
-                Err(_) => return Ok(false),
+                Err(_) => return false,
             }
             if reader.is_done() {
-                return Ok(true);
+                return true;
             }
             if reader.overflow {
-                return Ok(false);
+                return false;
             }
             match self.wire.pull_into(&mut self.input) {
                 Ok(None) => match self.wire.wait(false, self.deadline) {
                     Ok(()) => {}
-                    Err(Fail::Cut) => return Err(Fail::Cut),
-                    Err(_) => return Ok(false),
+                    Err(_) => return false,
                 },
-                Ok(Some(0)) => return Ok(reader.ends_with_connection() && !self.wire.unclean_end),
+                Ok(Some(0)) => return reader.ends_with_connection() && !self.wire.unclean_end,
                 Ok(Some(_)) => {}
-                Err(_) => return Ok(false),
+                Err(_) => return false,
             }
         }
     }

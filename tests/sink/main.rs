@@ -1,0 +1,11 @@
+//! The sinks against real servers on loopback: each test starts its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod dns;
+mod file;
+mod http;
+mod net;
+mod odd;
+mod proxy;
+mod server;
+mod tls;
