@@ -1,2 +1,56 @@
-build:
-	cargo rustc --release --lib --crate-type cdylib
+# libtelemetry. `make help` lists what there is; every target does its own set-up.
+
+PYTHON  ?= python3
+SECONDS ?= 1
+CARGO   ?= cargo
+VENV    := .venv
+OUT     := target/release
+
+export PYTHON
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+build: ## the shared library, the static one, and the command, in target/release
+	$(CARGO) rustc --release --lib --crate-type cdylib
+	ln -sf libtelemetry.so $(OUT)/libtelemetry.so.0
+	$(CARGO) rustc --release --lib --crate-type staticlib --target-dir target/static
+	cp -f target/static/release/libtelemetry.a $(OUT)/libtelemetry.a
+	$(CARGO) build --profile tool --features tool --bin telemetry --target-dir target/tool
+	install -m 755 target/tool/tool/telemetry $(OUT)/telemetry
+
+setup:
+	tests/setup.sh
+
+demo: build setup ## a preloaded Gunicorn, a collector, real requests, and a table of what arrived
+	$(VENV)/bin/python python/examples/demo.py
+
+test: build setup lint test-rust test-loom test-all-python ## everything
+
+test-rust:
+	$(CARGO) test --features tool
+
+test-loom: ## the models of the queue, the page and the sender
+	RUSTFLAGS="--cfg loom" $(CARGO) test --profile loom --test loom --target-dir target/loom
+
+test-all-python:
+	$(VENV)/bin/python -m pytest tests
+
+bench: build setup ## the budgets, measured here
+	tests/bench/run.sh
+
+header: ## write include/telemetry.h anew
+	UPDATE_HEADER=1 $(CARGO) test --test header
+
+lint: ## formatting and lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --features tool --all-targets -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf $(VENV) dist demo-out
+
+.PHONY: help build setup demo test test-rust test-loom test-all-python bench header lint fmt clean
