@@ -4,14 +4,14 @@
 //! - A sink takes a finished body and gives back status, headers and body, or a [`TransportError`]. It
 //!   never retries on its own (except one stale keep-alive connection) and never judges an answer.
 //! - Every call ends by its deadline, whatever the other side does.
-//! - Every descriptor a sink holds is in the client's [`SocketTable`](crate::platform::sockets::SocketTable)
+//! - Every descriptor a sink holds is in the client's [`SocketTable`]
 //!   before it can block, so that a forked child can close its copy and `shutdown` can cut it.
 //! - A sink object belongs to one process: a forked child forgets it without running its destructor.
 //! - Nothing in this room is global, reads the environment, or starts a thread; with the built-in resolver
 //!   nothing calls libc's.
 //!
 //! Layout: [`http`] (and [`unix`]) is the sink, [`talk`] one request on a connection, [`transport`] the
-//! connection, [`http1`] the bytes, [`tls`] the settings; [`resolve`] and [`dns`] find addresses; [`file`] appends.
+//! connection, [`http1`] the bytes, [`tls`] the settings; [`resolve`] and [`dns`] find addresses; [`mod@file`] appends.
 #![forbid(unsafe_code)]
 
 pub mod dns;
