@@ -310,7 +310,11 @@ impl Client {
             Err(why) => {
                 words.start_after.store(clock::monotonic_ms() + START_PAUSE_MS, Ordering::Relaxed);
                 words.give_start_back();
-                say(Level::Warn, Reason::Thread, &format!("no thread can be started ({why}); flush delivers"));
+                say(
+                    Level::Warn,
+                    Reason::Thread,
+                    &format!("no thread can be started ({why}); flush delivers"),
+                );
                 false
             }
         }

@@ -5,9 +5,9 @@
 //!   configuration's files or the environment any more.
 //! - Opening starts no thread and opens no socket.
 
-use super::handle::{Client, DISABLED};
 use super::config::Endpoint;
 use super::config::{Clock, Compression, Config, FormatKind, OnFull, ResolverKind, process_env};
+use super::handle::{Client, DISABLED};
 use crate::delivery::engine::Settings;
 use crate::delivery::retry::Limits;
 use crate::fork::{gate, hooks};
@@ -119,7 +119,9 @@ fn read_file(key: &str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, OpenE
     let Some(path) = path else { return Ok(None) };
     match std::fs::read(path) {
         Ok(content) => Ok(Some(content)),
-        Err(why) => Err(OpenError::Config(format!("{key}: cannot read {:?}: {why}", path.display().to_string()))),
+        Err(why) => {
+            Err(OpenError::Config(format!("{key}: cannot read {:?}: {why}", path.display().to_string())))
+        }
     }
 }
 
@@ -147,7 +149,8 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
         max_events: config.batch.max_events,
         max_bytes: config.batch.max_bytes,
         max_age: ms(config.batch.max_age_ms),
-        gzip: config.compression == Compression::Gzip && !matches!(sink.endpoint, sink::Endpoint::File { .. }),
+        gzip: config.compression == Compression::Gzip
+            && !matches!(sink.endpoint, sink::Endpoint::File { .. }),
         timeout: ms(config.timeout_ms),
         limits: Limits { initial: ms(config.retry.initial_ms), max: ms(config.retry.max_ms) },
         max_event_age: Duration::from_secs(config.retry.max_age_s),
@@ -185,9 +188,14 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     #[test]
     fn base64_of_the_rfc() {
-        for (plain, coded) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")]
-        {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+        ] {
             assert_eq!(super::base64(plain.as_bytes()), coded);
         }
     }

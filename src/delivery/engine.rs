@@ -98,7 +98,12 @@ pub struct Engine {
 
 impl Engine {
     /// An engine that reads from the log's head.
-    pub fn new(settings: Arc<Settings>, format: Arc<dyn Format>, sink: Box<dyn Sink>, desk: &Desk<'_>) -> Engine {
+    pub fn new(
+        settings: Arc<Settings>,
+        format: Arc<dyn Format>,
+        sink: Box<dyn Sink>,
+        desk: &Desk<'_>,
+    ) -> Engine {
         Engine {
             backoff: Backoff::new(settings.limits, entropy::random_u64()),
             batch: Batch::new(&*format, desk.log.head()),
@@ -333,8 +338,7 @@ impl Engine {
 
     fn answered(&mut self, desk: &Desk<'_>, group: &[usize], response: &Response, gzip: bool) {
         desk.words.down.store(0, Ordering::Relaxed);
-        let answer =
-            Answer { status: response.status, body: &response.body, truncated: response.truncated };
+        let answer = Answer { status: response.status, body: &response.body, truncated: response.truncated };
         let verdict = self.format.judge(&answer, group.len());
         if !matches!(verdict, Verdict::Denied) {
             desk.counters.circuit_open.store(0, Ordering::Relaxed);
@@ -397,7 +401,11 @@ impl Engine {
         }
         if rejected > 0 {
             let (name, status) = (&self.settings.name, response.status);
-            say(Level::Warn, Reason::Rejected, &format!("{name} refused {rejected} event(s), status {status}"));
+            say(
+                Level::Warn,
+                Reason::Rejected,
+                &format!("{name} refused {rejected} event(s), status {status}"),
+            );
         }
         self.trying_again = again > 0;
         if again == 0 {
@@ -407,7 +415,11 @@ impl Engine {
         let asked = response.header("retry-after").and_then(|v| retry_after(v, SystemTime::now()));
         self.backoff.failed(Instant::now(), asked);
         let (name, status) = (&self.settings.name, response.status);
-        say(Level::Warn, Reason::Busy, &format!("{name} answered {status}; {again} event(s) will be sent again"));
+        say(
+            Level::Warn,
+            Reason::Busy,
+            &format!("{name} answered {status}; {again} event(s) will be sent again"),
+        );
     }
 
     fn failed(&mut self, desk: &Desk<'_>, error: &TransportError) {

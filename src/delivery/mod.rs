@@ -13,9 +13,9 @@
 
 #[cfg(not(loom))]
 pub mod batch;
+pub mod counters;
 #[cfg(not(loom))]
 pub mod engine;
-pub mod counters;
 #[cfg(not(loom))]
 pub mod retry;
 #[cfg(not(loom))]

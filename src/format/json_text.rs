@@ -125,12 +125,17 @@ mod tests {
         assert_eq!(filled(r#"{"id":7}"#).unwrap(), r#"{"id":7}"#);
         assert_eq!(filled(r#"{"i\u0064":7}"#).unwrap(), r#"{"i\u0064":7}"#);
         assert_eq!(filled(r#"{"a":{"id":1}}"#).unwrap(), r#"{"id":"x","a":{"id":1}}"#);
-        assert_eq!(filled("{\n \"a\": \"b\\n\",\r\n\"c\":2}\n").unwrap(), "{\"id\":\"x\",\"a\": \"b\\n\",  \"c\":2}");
+        assert_eq!(
+            filled("{\n \"a\": \"b\\n\",\r\n\"c\":2}\n").unwrap(),
+            "{\"id\":\"x\",\"a\": \"b\\n\",  \"c\":2}"
+        );
     }
 
     #[test]
     fn refuses_what_is_not_one_object() {
-        for bad in ["", " ", "7", "[]", "null", "\"x\"", "{", "{}{}", "{} x", "{\"a\":}", "{a:1}", "{\"a\":\"\n\"}"] {
+        for bad in
+            ["", " ", "7", "[]", "null", "\"x\"", "{", "{}{}", "{} x", "{\"a\":}", "{a:1}", "{\"a\":\"\n\"}"]
+        {
             assert!(filled(bad).is_err(), "{bad}");
         }
         assert!(object(b"{\"a\":\"\xff\"}", &[]).is_err());

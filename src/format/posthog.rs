@@ -79,7 +79,8 @@ mod tests {
         f.event(&mut body, br#"{"event":"e","distinct_id":"d"}"#, &stamp).unwrap();
         assert!(f.event(&mut body, b"[1]", &stamp).is_err());
         body.extend_from_slice(f.between());
-        f.event(&mut body, br#"{"event":"e","distinct_id":"d","uuid":"mine","timestamp":"then"}"#, &stamp).unwrap();
+        f.event(&mut body, br#"{"event":"e","distinct_id":"d","uuid":"mine","timestamp":"then"}"#, &stamp)
+            .unwrap();
         f.close(&mut body, 1_795_228_200_120_000_000);
         let v: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(v["api_key"], "phc_\"x");

@@ -44,12 +44,7 @@ pub fn wake_all(word: &AtomicU32) {
     #[cfg(all(target_os = "linux", not(loom)))]
     // SAFETY: FUTEX_WAKE only uses the address as a key.
     unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
-            i32::MAX,
-        );
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, i32::MAX);
     }
     #[cfg(any(not(target_os = "linux"), loom))]
     let _ = word;

@@ -80,8 +80,6 @@ impl<H: Blank, S: Blank> WipedPage<H, S> {
     #[inline(always)]
     pub fn tail(&self) -> &[S] {
         // SAFETY: as for `head`; `count` elements were reserved behind it, suitably aligned.
-        unsafe {
-            slice::from_raw_parts((self.mapping.addr() + Self::tail_offset()) as *const S, self.count)
-        }
+        unsafe { slice::from_raw_parts((self.mapping.addr() + Self::tail_offset()) as *const S, self.count) }
     }
 }

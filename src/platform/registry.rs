@@ -34,7 +34,11 @@ impl<T> Default for Registry<T> {
 impl<T> Registry<T> {
     /// Empty.
     pub const fn new() -> Self {
-        Registry { walkers: AtomicU32::new(0), slots: [const { AtomicPtr::new(ptr::null_mut()) }; BLOCK], next: SetOnce::new() }
+        Registry {
+            walkers: AtomicU32::new(0),
+            slots: [const { AtomicPtr::new(ptr::null_mut()) }; BLOCK],
+            next: SetOnce::new(),
+        }
     }
 
     /// Add an entry.
@@ -59,7 +63,8 @@ impl<T> Registry<T> {
         let mut block = Some(self);
         while let Some(b) = block {
             for slot in &b.slots {
-                if slot.compare_exchange(entry, ptr::null_mut(), Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                if slot.compare_exchange(entry, ptr::null_mut(), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+                {
                     let bound = Instant::now() + PATIENCE;
                     while self.walkers.load(Ordering::SeqCst) != 0 && Instant::now() < bound {
                         std::thread::yield_now();

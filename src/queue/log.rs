@@ -239,9 +239,7 @@ impl<'a> Log<'a> {
 
     fn is_given_up(&self, at: Position) -> bool {
         let c = self.cursors;
-        (0..GIVEN_UP).any(|i| {
-            c.from[i].load(Ordering::Acquire) <= at && at < c.to[i].load(Ordering::Acquire)
-        })
+        (0..GIVEN_UP).any(|i| c.from[i].load(Ordering::Acquire) <= at && at < c.to[i].load(Ordering::Acquire))
     }
 
     /// Events taken so far.
@@ -359,12 +357,8 @@ impl<'a> Log<'a> {
             let word = cell.load(Ordering::Acquire);
             match record::read(word, record::tag(self.nonce, here)) {
                 Word::Record(len) if self.fits(offset, len) => {
-                    let mine = cell.compare_exchange(
-                        word,
-                        record::taken(word),
-                        Ordering::AcqRel,
-                        Ordering::Acquire,
-                    );
+                    let mine =
+                        cell.compare_exchange(word, record::taken(word), Ordering::AcqRel, Ordering::Acquire);
                     if mine.is_ok() {
                         rescue(here, segment.fields(offset), segment.body(offset, len));
                     }
@@ -426,8 +420,7 @@ impl<'a> Log<'a> {
     fn given_up_between(&self, start: Position, end: Position) -> bool {
         let c = self.cursors;
         c.given_up.load(Ordering::Relaxed) != 0
-            && (0..GIVEN_UP).any(|i| {
-                c.from[i].load(Ordering::Relaxed) < end && start < c.to[i].load(Ordering::Relaxed)
-            })
+            && (0..GIVEN_UP)
+                .any(|i| c.from[i].load(Ordering::Relaxed) < end && start < c.to[i].load(Ordering::Relaxed))
     }
 }
