@@ -61,7 +61,13 @@ impl Queue {
     }
 
     fn log(&self) -> Log<'_> {
-        Log { cursors: &self.cursors, slots: &self.slots, segment_len: self.len, nonce: NONCE }
+        Log {
+            cursors: &self.cursors,
+            slots: &self.slots,
+            segments: self.slots.len() as u32,
+            segment_len: self.len,
+            nonce: NONCE,
+        }
     }
 
     /// Append, waiting for room, and look after attention as a client does, but for the sender's.

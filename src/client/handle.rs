@@ -57,6 +57,18 @@ pub const CLOSED: u32 = 1;
 pub const DEAD: u32 = 2;
 /// Configured to do nothing.
 pub const DISABLED: u32 = 4;
+/// Test switch: the next `enqueue` panics.
+pub const PANIC_IN_ENQUEUE: u32 = 8;
+
+/// How far an event came on the hot path.
+pub enum Fast {
+    /// Taken.
+    Taken,
+    /// Taken, and somebody should look after it: [`Client::enqueue_attended`].
+    Attend(u64, Appended),
+    /// Not taken: [`Client::enqueue`].
+    Slow,
+}
 
 /// How long a caller waits for another thread that builds this process's world.
 const BUILD_PATIENCE: Duration = Duration::from_millis(100);
@@ -67,11 +79,11 @@ const START_PAUSE_MS: u64 = 1000;
 pub struct Client {
     pub(super) page: WipedPage<Control, Slot>,
     pub(super) segment_len: u32,
+    pub(super) segments: u32,
     pub(super) max_event: usize,
     pub(super) coarse: bool,
     pub(super) block: Option<Duration>,
-    pub(super) panic_in_enqueue: bool,
-    /// [`CLOSED`], [`DEAD`], [`DISABLED`]: outside the wiped page, so that children inherit it.
+    /// [`CLOSED`], [`DEAD`], [`DISABLED`], [`PANIC_IN_ENQUEUE`]: outside the wiped page, so that children inherit it.
     pub(super) flags: AtomicU32,
     /// [`gate::hooked_forks`] when the latest world was built; outside the page for the same reason.
     pub(super) forks_seen: AtomicU64,
@@ -88,26 +100,52 @@ pub struct Client {
 impl Client {
     // ---- the hot path ----
 
-    /// Take an event.
-    #[inline]
+    /// Take an event if that needs nothing but an append. Neither panics nor owns anything, so that a thread
+    /// cancelled in the middle, or a signal handler that jumps out of it, may unwind through it.
+    #[inline(always)]
+    pub fn enqueue_fast(&self, event: &[u8]) -> Fast {
+        let ready =
+            self.flags.load(Ordering::Relaxed) == 0 && !event.is_empty() && event.len() <= self.max_event;
+        let Some(nonce) = self.control().state.fast().filter(|_| ready) else { return Fast::Slow };
+        match self.append(nonce, event) {
+            Ok(done) if !done.attention => Fast::Taken,
+            Ok(done) => Fast::Attend(nonce, done),
+            Err(_) => Fast::Slow,
+        }
+    }
+
+    #[inline(always)]
+    fn append(&self, nonce: u64, event: &[u8]) -> Result<Appended, Refused> {
+        let now = if self.coarse { clock::wall_coarse_ns() } else { clock::wall_precise_ns() };
+        self.log(nonce).append(0, now, event, || self.control().state.is(nonce))
+    }
+
+    /// What [`Client::enqueue_fast`] left to do for an event that was taken with attention.
+    #[cold]
+    pub fn enqueue_attended(&self, nonce: u64, done: Appended, event: &[u8]) -> Status {
+        if self.attend(&self.log(nonce), done, event.len()) {
+            return self.enqueue(event);
+        }
+        Status::Ok
+    }
+
+    /// Take an event, whatever that needs.
+    #[cold]
     pub fn enqueue(&self, event: &[u8]) -> Status {
         let flags = self.flags.load(Ordering::Relaxed);
-        if flags != 0 || event.is_empty() || event.len() > self.max_event {
+        if flags & !PANIC_IN_ENQUEUE != 0 || event.is_empty() || event.len() > self.max_event {
             return self.refuse(event, flags);
         }
-        if self.panic_in_enqueue {
+        if flags & PANIC_IN_ENQUEUE != 0 {
             forced_panic();
         }
-        let state = &self.control().state;
         let mut blocked = None;
         loop {
-            let Some(nonce) = state.fast().or_else(|| self.enter()) else { return self.count_full() };
-            let log = self.log(nonce);
-            let now = if self.coarse { clock::wall_coarse_ns() } else { clock::wall_precise_ns() };
-            match log.append(0, now, event, || state.is(nonce)) {
+            let Some(nonce) = self.enter() else { return self.count_full() };
+            match self.append(nonce, event) {
                 Ok(done) if !done.attention => return Status::Ok,
                 Ok(done) => {
-                    if !self.attend(&log, done, event.len()) {
+                    if !self.attend(&self.log(nonce), done, event.len()) {
                         return Status::Ok;
                     }
                 }
@@ -131,6 +169,7 @@ impl Client {
         Log {
             cursors: &self.control().cursors,
             slots: self.page.tail(),
+            segments: self.segments,
             segment_len: self.segment_len,
             nonce,
         }

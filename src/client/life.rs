@@ -253,7 +253,7 @@ impl ForkAware for Client {
         crate::delivery::counters::add(&self.control().counters.forks, 1);
         words.wish.fetch_and(!WISH_END, Ordering::SeqCst);
         let wanted = words.wanted.swap(0, Ordering::SeqCst) != 0;
-        let closed = self.flags.load(Ordering::SeqCst) != 0;
+        let closed = self.flags.load(Ordering::SeqCst) & (CLOSED | DEAD | DISABLED) != 0;
         if !closed && words.state.load(Ordering::SeqCst) == ABSENT && (wanted || self.has_pending()) {
             self.start_sender();
         }
@@ -281,7 +281,8 @@ impl ForkAware for Client {
     }
 
     fn exit_budget(&self) -> Duration {
-        let idle = self.flags.load(Ordering::SeqCst) != 0 || !self.has_pending();
+        let flags = self.flags.load(Ordering::SeqCst);
+        let idle = flags & (CLOSED | DEAD | DISABLED) != 0 || !self.has_pending();
         if idle || self.words().down.load(Ordering::SeqCst) != 0 { Duration::ZERO } else { self.exit_timeout }
     }
 }

@@ -7,7 +7,7 @@
 
 use super::config::Endpoint;
 use super::config::{Clock, Compression, Config, FormatKind, OnFull, ResolverKind, process_env};
-use super::handle::{Client, DISABLED};
+use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
 use crate::delivery::engine::Settings;
 use crate::delivery::retry::Limits;
 use crate::fork::{gate, hooks};
@@ -59,18 +59,19 @@ fn build(
     let segments = config.queue_bytes / config.segment_bytes;
     let try_wipe = !config.test.no_wipeonfork;
     hooks::install(try_wipe);
-    let page = WipedPage::new(segments, try_wipe).map_err(io)?;
+    let slots = segments.next_power_of_two();
+    let page = WipedPage::new(slots, try_wipe).map_err(io)?;
     let client = Arc::new_cyclic(|me| Client {
         page,
         segment_len: config.segment_bytes as u32,
+        segments: segments as u32,
         max_event: config.max_event_bytes.min(format.max_body()),
         coarse: config.clock == Clock::Coarse,
         block: (config.on_full == OnFull::Block).then(|| Duration::from_millis(config.block_timeout_ms)),
-        panic_in_enqueue: config.test.panic.as_deref() == Some("enqueue"),
-        flags: AtomicU32::new(if config.disabled { DISABLED } else { 0 }),
+        flags: AtomicU32::new(flags_of(config)),
         // No number of forks: the opener's world is not that of a raw clone.
         forks_seen: AtomicU64::new(gate::hooked_forks().wrapping_sub(1)),
-        area: Latest::new(config.segment_bytes * segments),
+        area: Latest::new(config.segment_bytes * slots),
         sockets: Arc::new(SocketTable::new()),
         settings,
         format,
@@ -85,6 +86,11 @@ fn build(
         client.registration.set(hooks::register(client.clone()));
     }
     Ok(client)
+}
+
+fn flags_of(config: &Config) -> u32 {
+    let panics = config.test.panic.as_deref() == Some("enqueue");
+    (if config.disabled { DISABLED } else { 0 }) | (if panics { PANIC_IN_ENQUEUE } else { 0 })
 }
 
 fn format_of(config: &Config) -> Arc<dyn Format> {

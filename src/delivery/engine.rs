@@ -138,7 +138,7 @@ impl Engine {
         }
         let events = self.settings.max_events.saturating_sub(self.batch.len()) as u64;
         let bytes = self.settings.max_bytes.saturating_sub(self.batch.body_len(0)) as u64;
-        let half = u64::from(log.segment_len) * log.slots.len() as u64 / 2;
+        let half = u64::from(log.segment_len) * u64::from(log.segments) / 2;
         (self.seen + events, log.ahead(self.batch.read, bytes.min(half)))
     }
 
@@ -255,9 +255,11 @@ impl Engine {
     fn settle(&mut self, desk: &Desk<'_>) {
         let to = self.batch.settled_to();
         if to != desk.log.head() {
-            let (used, _) = desk.log.used();
+            let (used, of) = desk.log.used();
             let len = desk.log.segment_len;
-            desk.log.settle(to, |slot, tainted| memory::blank(slot, len, tainted, used > 2));
+            // Pages are kept while the queue is in heavy use, and only where all slots together may be.
+            let keep = used > 2 && of as usize == desk.log.slots.len();
+            desk.log.settle(to, |slot, tainted| memory::blank(slot, len, tainted, keep));
         }
         if to == self.batch.read {
             self.batch.clear();

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Every function is one call of the guard: arguments checked, panics caught, the error text stored. What it
-//!   returns then is visible at its definition.
+//!   returns then is visible at its definition. Only the common path of `telemetry_enqueue` goes without.
 //! - A `telemetry_t *` is an [`Arc`] turned into a pointer: valid from `telemetry_open` to `telemetry_free`, in
 //!   the process that opened it and in every fork of it.
 //! - The error text is this thread's, in a fixed buffer without a destructor.
@@ -16,10 +16,11 @@ mod error;
 mod exit;
 mod logger;
 
-use crate::client::handle::{Client, Status};
+use crate::client::handle::{Client, Fast, Status};
 use crate::client::life::Snapshot;
 use crate::client::open::{OpenError, open};
 use crate::platform::thread::uncancelled;
+use crate::queue::log::Appended;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -173,21 +174,47 @@ pub unsafe extern "C" fn telemetry_open(
 /// takes no lock. Thread-safe; works in forked children at once. Errors: TELEMETRY_FULL, TELEMETRY_TOO_LARGE,
 /// TELEMETRY_CLOSED, TELEMETRY_INVALID (NULL or 0 bytes), TELEMETRY_INTERNAL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn telemetry_enqueue(
+pub unsafe extern "C-unwind" fn telemetry_enqueue(
     t: *mut telemetry,
     event: *const c_void,
     len: usize,
 ) -> telemetry_status {
+    // The one function without the guard on its common path, where nothing can panic and nothing is owned: so
+    // a thread that is cancelled in the middle of it may unwind through. All the rest is behind the guard.
     // SAFETY: by the contract of the C API, NULL or a handle from telemetry_open that was not freed.
     let client = unsafe { t.cast::<Client>().as_ref() };
-    guard(client, TELEMETRY_INTERNAL, || match client {
-        Some(client) if !event.is_null() && len <= isize::MAX as usize => {
-            // SAFETY: by contract `len` readable bytes.
-            client.enqueue(unsafe { std::slice::from_raw_parts(event.cast(), len) }) as telemetry_status
-        }
-        Some(_) => TELEMETRY_INVALID,
-        None => error::fail(TELEMETRY_INVALID, "the client (first argument) is NULL"),
+    let (Some(client), false) = (client, event.is_null() || len > isize::MAX as usize) else {
+        return refuse_arguments(client.is_none());
+    };
+    // SAFETY: by contract `len` readable bytes.
+    let event = unsafe { std::slice::from_raw_parts(event.cast(), len) };
+    match client.enqueue_fast(event) {
+        Fast::Taken => TELEMETRY_OK,
+        Fast::Attend(nonce, done) => enqueue_attended(client, nonce, done, event),
+        Fast::Slow => enqueue_slowly(client, event),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn enqueue_slowly(client: &Client, event: &[u8]) -> telemetry_status {
+    guard(Some(client), TELEMETRY_INTERNAL, || client.enqueue(event) as telemetry_status)
+}
+
+#[cold]
+#[inline(never)]
+fn enqueue_attended(client: &Client, nonce: u64, done: Appended, event: &[u8]) -> telemetry_status {
+    guard(Some(client), TELEMETRY_INTERNAL, || {
+        client.enqueue_attended(nonce, done, event) as telemetry_status
     })
+}
+
+#[cold]
+#[inline(never)]
+fn refuse_arguments(no_client: bool) -> telemetry_status {
+    let which =
+        if no_client { "the client (first argument) is NULL" } else { "the event (second argument) is NULL" };
+    error::fail(TELEMETRY_INVALID, which)
 }
 
 /// Delivers what this process enqueued before the call, and waits for it at most `timeout_ms` milliseconds. With

@@ -58,13 +58,20 @@ impl Cursors {
     }
 }
 
+/// A slot that is zeroed and waits for its number.
+const NOT_YET: u64 = u64::MAX;
+/// A slot whose memory could not be made blank.
+const TAINTED: u64 = u64::MAX - 1;
+
 /// A generation's log.
 #[derive(Clone, Copy)]
 pub struct Log<'a> {
     /// Shared words.
     pub cursors: &'a Cursors,
-    /// The ring of segments.
+    /// The ring of segments: a power of two, so that a number finds its slot without a division.
     pub slots: &'a [Slot],
+    /// Segments that may be in use at a time, at most as many as there are slots.
+    pub segments: u32,
     /// Bytes of a segment.
     pub segment_len: u32,
     /// The generation.
@@ -123,11 +130,11 @@ impl<'a> Log<'a> {
     /// The first segment's number is taken from the nonce, so that a tail read in one generation is never
     /// mistaken for one of the next.
     pub fn start(&self) {
-        let n = self.slots.len() as u32;
         let first = (self.nonce >> 32) as u32 & 0x3fff_ffff;
-        for number in first..first + n {
+        for number in first..first + self.slots.len() as u32 {
+            let ready = number - first < self.segments;
             if let Some(slot) = self.slot(number) {
-                slot.clean.store(u64::from(number), Ordering::Relaxed);
+                slot.clean.store(if ready { u64::from(number) } else { NOT_YET }, Ordering::Relaxed);
             }
         }
         let c = self.cursors;
@@ -146,7 +153,7 @@ impl<'a> Log<'a> {
 
     #[inline(always)]
     fn slot(&self, number: u32) -> Option<&'a Slot> {
-        self.slots.get(number as usize % self.slots.len().max(1))
+        self.slots.get(number as usize & self.slots.len().wrapping_sub(1))
     }
 
     // ---- producers ----
@@ -267,7 +274,7 @@ impl<'a> Log<'a> {
     /// Segments in use, of how many.
     pub fn used(&self) -> (u32, u32) {
         let (hs, ts) = (split(self.head()).0, split(self.tail()).0);
-        (ts.wrapping_sub(hs) + 1, self.slots.len() as u32)
+        (ts.wrapping_sub(hs) + 1, self.segments)
     }
 
     /// The slot behind the tail's, that producers will move to next, if it is ready.
@@ -396,25 +403,27 @@ impl<'a> Log<'a> {
     }
 
     /// Everything before `to` is settled for good: its segments may be reused. `blank` must make the slot's
-    /// memory zero again, or put other zeroed memory there, and say whether it could (else the slot stays out
-    /// of use); its second argument tells that a producer may still write to the old memory.
+    /// memory zero again, or put other zeroed memory there, and say whether it could (else the slot is asked
+    /// for again when its turn comes); its second argument tells that a producer may still write to the old
+    /// memory.
     pub fn settle(&self, to: Position, mut blank: impl FnMut(&'a Slot, bool) -> bool) {
         let (mut number, last) = (split(self.head()).0, split(to).0);
         while number != last {
+            let tainted = self.given_up_between(position(number, 0), position(number + 1, 0));
             if let Some(slot) = self.slot(number) {
-                let tainted = self.given_up_between(position(number, 0), position(number + 1, 0));
-                if blank(slot, tainted) {
-                    self.hand_over(slot, number);
+                let state = if blank(slot, tainted) { NOT_YET } else { TAINTED };
+                slot.clean.store(state, Ordering::Relaxed);
+            }
+            let next = number + self.segments;
+            if let Some(slot) = self.slot(next) {
+                let usable = slot.clean.load(Ordering::Relaxed) != TAINTED || blank(slot, true);
+                if usable {
+                    slot.clean.store(u64::from(next), order(Site::Clean, Ordering::Release));
                 }
             }
             number += 1;
         }
         self.cursors.head.store(to, Ordering::Release);
-    }
-
-    fn hand_over(&self, slot: &Slot, number: u32) {
-        let next = number.wrapping_add(self.slots.len() as u32);
-        slot.clean.store(u64::from(next), order(Site::Clean, Ordering::Release));
     }
 
     fn given_up_between(&self, start: Position, end: Position) -> bool {

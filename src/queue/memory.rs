@@ -23,9 +23,9 @@ pub fn fill(slots: &[Slot], segment_len: u32, try_wipe: bool) -> io::Result<Mapp
     Ok(area)
 }
 
-/// Make a settled slot's memory zero again. Under pressure it is overwritten, so that its pages stay; else
-/// they go back to the kernel. If a producer may still write there (`tainted`), the slot gets other memory.
-pub fn blank(slot: &Slot, segment_len: u32, tainted: bool, pressure: bool) -> bool {
+/// Make a settled slot's memory zero again: overwritten if its pages are to be kept, else they go back to the
+/// kernel. If a producer may still write there (`tainted`), the slot gets other memory.
+pub fn blank(slot: &Slot, segment_len: u32, tainted: bool, keep: bool) -> bool {
     if tainted {
         let Ok(fresh) = Mapping::anonymous(segment_len as usize) else { return false };
         fresh.wipe_on_fork();
@@ -35,7 +35,7 @@ pub fn blank(slot: &Slot, segment_len: u32, tainted: bool, pressure: bool) -> bo
     }
     let addr = slot.segment().addr();
     // SAFETY: private anonymous memory that the consumer has passed and no producer can reach.
-    if pressure || !unsafe { mmap::discard(addr, segment_len as usize) } {
+    if keep || !unsafe { mmap::discard(addr, segment_len as usize) } {
         slot.segment().zero(segment_len);
     }
     true

@@ -3,7 +3,7 @@
 //! ```text
 //!   tail = segment:32 | offset:32          head <= tail, both only ever grow within a generation
 //!
-//!   segment number s lives in slot s % n   | header 256 | record | record | ... | pad |
+//!   segment number s lives in slot s mod n  | header 256 | record | record | ... | pad |
 //!   record: 8-byte aligned                 | commit word | crc kind flags | time | nonce | position | body |
 //!   commit word                            | tag(nonce, position):32 | reserved pad taken:3 | length:29 |
 //! ```
@@ -15,8 +15,9 @@
 //!   left from before can not be taken for a record.
 //! - There is one consumer at a time (the caller's duty). A record stays in place until its verdict is
 //!   final: the queue is the retry buffer.
-//! - A segment is reused only when the consumer has passed it, zeroed it and named its next number in
-//!   `clean` (release); a producer that finds another number there reports "full" and writes nothing.
+//! - A segment number is usable only once the consumer has named it in its slot's `clean` (release), which it
+//!   does when the segment `segments` numbers before is settled and the slot's memory is zero; a producer
+//!   that finds another number there reports "full" and writes nothing.
 //! - A reservation that is never committed holds the consumer for at most as long as the consumer
 //!   wants ([`log::Log::give_up_on`]); a late commit is then either taken or withdrawn, by compare-exchange
 //!   on its commit word, never both, and its segment's memory is not used again.
