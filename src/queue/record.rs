@@ -141,7 +141,8 @@ mod tests {
                 let text = std::str::from_utf8(&id).unwrap();
                 assert_eq!(&text[14..15], "7");
                 assert!(matches!(&text[19..20], "8" | "9" | "a" | "b"), "{text}");
-                assert!(text.starts_with("01a1fcfd-b0f4-7"), "time is in front: {text}");
+                let ms = u64::from_str_radix(&text[..13].replace('-', ""), 16).unwrap();
+                assert_eq!(ms, 1_795_228_198_004, "time is in front: {text}");
                 assert!(seen.insert(id), "twice: {text}");
             }
         }
