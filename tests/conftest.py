@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import harness
 import pytest
+
+import harness
 
 os.environ.setdefault("LIBTELEMETRY_PATH", str(harness.LIBRARY))
 for _name in [name for name in os.environ if name.startswith("TELEMETRY_")]:

@@ -13,12 +13,28 @@ from urllib.parse import parse_qs
 from app import answer, client
 
 
+async def lifespan(receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+    """Start and stop of the server.
+
+    uvicorn ends by raising the signal that stopped it, so that no exit handler runs, Python's or
+    C's: flush when it announces its end.
+    """
+    while True:
+        event = (await receive())["type"]
+        if event == "lifespan.shutdown":
+            await client.aflush()
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return
+
+
 async def application(
     scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[Any], Any]
 ) -> None:
     """The ASGI entry point. Reporting an event never blocks, so it is called as it is."""
-    if scope["type"] != "http":
-        raise NotImplementedError(scope["type"])  # how ASGI says: no lifespan events, please
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
     path, query = scope["path"], scope["query_string"].decode()
     result: Any
     if path == "/flush":

@@ -8,9 +8,9 @@ import os
 import time
 import weakref
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Callable, TypeVar
 
-from . import _child_exit, _wait
+from . import _exit, _wait
 from ._encode import encode
 from ._native import CLOSED, INVALID, IO, OK, ConfigError, Native, Stats, StatsStruct, load
 
@@ -48,7 +48,7 @@ class Client:
         self._open(_as_json({key: value for key, value in config.items() if value is not None}))
         if (keys.get("on_full") or os.environ.get("TELEMETRY_ON_FULL")) == "block":
             self._put = self._native.enqueue_waiting
-        _child_exit.install(_flush_all)
+        _exit.install(_flush_all)
 
     def _open(self, config: str) -> None:
         native = load()
@@ -64,7 +64,7 @@ class Client:
         self._handle = handle
         self._put = native.enqueue
         _live[handle.value] = weakref.ref(self)
-        # At interpreter exit the library's exit handler flushes all clients within one budget.
+        # Not at interpreter exit: there everything is flushed within one budget.
         weakref.finalize(self, _release, native, handle.value).atexit = False
 
     def enqueue(self, event: dict[str, Any] | str | bytes | bytearray | memoryview) -> bool:
@@ -99,21 +99,23 @@ class Client:
         sleep = _wait.gevent_sleep()
         if sleep is None:
             return self._flush(ms)
+        look = self._watch()
         for pause in _wait.pauses(ms):
-            if self._flush(0):
+            if look():
                 return True
             sleep(pause)
-        return self._flush(0)
+        return look()
 
     async def aflush(self, timeout: float | None = 5.0) -> bool:
         """`flush` for asyncio: other tasks run meanwhile. Uses no thread."""
         from asyncio import sleep  # 40 ms that programs without asyncio need not pay
 
+        look = self._watch()
         for pause in _wait.pauses(_wait.millis(timeout)):
-            if self._flush(0):
+            if look():
                 return True
             await sleep(pause)
-        return self._flush(0)
+        return look()
 
     def shutdown(self, timeout: float | None = 5.0) -> bool:
         """Flush, then close the client here and in children forked later; True if nothing was left.
@@ -163,6 +165,23 @@ class Client:
     def _flush(self, ms: int) -> bool:
         return self._native.flush(self._handle, ms) in (OK, CLOSED)
 
+    def _watch(self) -> Callable[[], bool]:
+        """A function that says whether everything accepted before now has left the queue.
+
+        It asks for a flush seldom and else looks at the counters: each flush has the library try at
+        once, so that asking in a loop would undo its pauses between attempts.
+        """
+        goal = self.stats().accepted
+        ask = _wait.seldom()
+
+        def look() -> bool:
+            if ask() and self._flush(0):
+                return True
+            stats = self.stats()
+            return stats.delivered + stats.rejected + stats.invalid + stats.expired >= goal
+
+        return look
+
 
 def _as_bytes(event: object) -> bytes:
     if isinstance(event, dict):
@@ -210,11 +229,11 @@ def _equal_client(kind: type[Client], config: str) -> Client:
     return kind(**json.loads(config))
 
 
-def _flush_all() -> None:
-    """Flush each client of this process, all within one budget. Never raises."""
+def _flush_all(most_ms: int = 0xFFFF_FFFE) -> None:
+    """Flush each client of this process within its ``exit_timeout_ms``, counted from now."""
     start = time.monotonic()
     for ref in list(_live.values()):
         client = ref()
         if client is not None:
             spent = int((time.monotonic() - start) * 1000)
-            client._flush(max(0, client._exit_ms - spent))
+            client._flush(max(0, min(client._exit_ms, most_ms) - spent))

@@ -39,6 +39,21 @@ def pauses(ms: int) -> Iterator[float]:
         pause = min(pause * 1.5, 0.02)
 
 
+def seldom() -> Callable[[], bool]:
+    """A function that is true at once, after 0.1 s, and then each time twice as long after."""
+    due, gap = 0.0, 0.1
+
+    def ask() -> bool:
+        nonlocal due, gap
+        now = time.monotonic()
+        if now < due:
+            return False
+        due, gap = now + gap, gap * 2
+        return True
+
+    return ask
+
+
 def gevent_sleep() -> Callable[[float], Any] | None:
     """gevent's sleep if this thread runs a gevent hub and is not the hub itself, else None."""
     local = sys.modules.get("gevent._hub_local")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from app import STARTUP, emit
 from celery import Celery
+
+from app import STARTUP, emit
 
 celery = Celery("celery_tasks", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
 celery.conf.broker_connection_retry_on_startup = True

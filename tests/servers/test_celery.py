@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+
 from harness import BIN, Collector, Program, accepts, environment, free_port
 from verdict import assert_exactly_once
 

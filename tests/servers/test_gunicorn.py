@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from harness import BIN, Collector, Server, environment, free_port, load
 from verdict import assert_exactly_once, run_and_stop
 
@@ -13,6 +14,7 @@ WORKERS = {
     "gthread": ["-k", "gthread", "--threads", "4", "app:application"],
     "gevent": ["-k", "gevent", "app:application"],
     "uvicorn": ["-k", "uvicorn_worker.UvicornWorker", "asgi:application"],
+    "asgi": ["-k", "asgi", "asgi:application"],
 }
 
 

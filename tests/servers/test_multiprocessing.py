@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from harness import Collector, Program, environment
 from verdict import assert_exactly_once
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from harness import BIN, EXAMPLES, ROOT, Collector, Server, environment, free_port, load
 from verdict import assert_exactly_once, run_and_stop
 
