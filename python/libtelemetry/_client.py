@@ -43,6 +43,9 @@ class Client:
     def __init__(
         self, endpoint: str | None = None, *, format: str | None = None, **keys: Any
     ) -> None:
+        endpoint = endpoint or os.environ.get("TELEMETRY_ENDPOINT")  # TEMP
+        if os.environ.get("TELEMETRY_BATCH_MAX_AGE_MS"):
+            keys["batch"] = {"max_age_ms": int(os.environ["TELEMETRY_BATCH_MAX_AGE_MS"])}  # TEMP
         config = {"endpoint": endpoint, "format": format, **keys}
         self._exit_ms = _exit_ms(keys)
         self._open(_as_json({key: value for key, value in config.items() if value is not None}))
@@ -51,6 +54,7 @@ class Client:
         _exit.install(_flush_all)
 
     def _open(self, config: str) -> None:
+        self._config = config
         native = load()
         handle = ctypes.c_void_p()
         status = native.open(config.encode(), ctypes.byref(handle))
@@ -59,7 +63,6 @@ class Client:
         if status != OK or not handle.value:
             kind = OSError if status == IO else RuntimeError
             raise kind(f"the client could not be opened: {native.error_text(status)}")
-        self._config = config
         self._native = native
         self._handle = handle
         self._put = native.enqueue

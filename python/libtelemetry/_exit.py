@@ -3,7 +3,7 @@
 It runs when libc's ``exit`` does, which is right for every exit but these:
 
 - An exit of the interpreter. Finalisation gives signals back their default action long before libc
-  is asked to exit. A worker that is about to end, and gets its master's SIGTERM only then, dies with
+  is asked to exit: a worker that ends by itself, and gets its master's SIGTERM only then, dies with
   its queue. So an `atexit` function flushes first, while the server's signal handlers still stand.
   It does not wait long: the library's handler follows, and knows whether waiting has any sense.
 - Children of `multiprocessing` (Process, Pool, ProcessPoolExecutor) and Celery's pool workers. They

@@ -128,13 +128,9 @@ class Native:
 
     def error_text(self, status: int) -> str:
         """What the last failed call of this thread said, or the name of its status."""
-        room = 256
-        while True:
-            text = ctypes.create_string_buffer(room)
-            need: int = self._last_error(text, room)
-            if need < room:
-                break
-            room = need + 1
+        size = self._last_error(None, 0) + 1
+        text = ctypes.create_string_buffer(size)
+        self._last_error(text, size)
         detail = text.value.decode("utf-8", "replace")
         name: bytes = self._status_str(status) or b"unknown status"
         return detail or name.decode()

@@ -41,21 +41,10 @@ def test_a_bad_configuration_names_the_key(keys: dict[str, Any], words: list[str
         assert word in str(caught.value)
 
 
-def test_a_long_error_is_not_cut() -> None:
-    key = "k" * 2000
-    with pytest.raises(ConfigError, match=key):
-        Client(**{key: 1})
-
-
 def test_none_counts_as_not_given(collector: Collector) -> None:
     with Client(collector.url, format=None, api_key=None, batch=None) as client:
         assert client.enqueue({"n": 1})
     assert collector.stats()["unique"] == 1
-
-
-def test_a_path_is_fine_where_text_is(collector: Collector, tmp_path: Path) -> None:
-    with Client(collector.url, dead_letter=tmp_path / "refused.ndjson") as client:
-        assert client.enqueue({"n": 1})
 
 
 def test_the_environment_supplies_what_is_left_out(collector: Collector) -> None:
