@@ -33,7 +33,7 @@ fi
 stamp=.venv/.installed
 want=$({ "$python" -V; cat tests/requirements.txt; } | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    "$python" -m venv --clear .venv
     .venv/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
     echo "$want" >"$stamp"
 fi

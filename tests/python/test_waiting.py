@@ -62,7 +62,9 @@ def test_aflush_has_a_deadline(make_client: MakeClient) -> None:
         asyncio.run(client.aflush(-1))
 
 
-def test_aflush_returns_though_others_keep_enqueueing(client: Client) -> None:
+def test_aflush_returns_though_others_keep_enqueueing(client: Client, collector: Collector) -> None:
+    collector.fault("slow=100")
+
     async def main() -> bool:
         async def other() -> None:
             while True:
