@@ -10,6 +10,7 @@ use crate::delivery::sender;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
 use crate::fork::gate;
 use crate::fork::hooks::{self, BUDGET, ForkAware};
+use crate::platform::log::{Level, Reason, say};
 use crate::platform::{clock, thread};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -125,7 +126,21 @@ impl Client {
         let Some(generation) = self.generation() else { return Status::Ok };
         let status = self.drain(generation, timeout);
         self.stop_sender(status != Status::Ok);
+        self.report_loss("at shutdown");
         status
+    }
+
+    /// What nobody will deliver any more is not lost in silence.
+    fn report_loss(&self, when: &str) {
+        let left = self.stats().queue_events;
+        if left > 0 {
+            let name = &self.settings.name;
+            say(
+                Level::Error,
+                Reason::Lost,
+                &format!("{when}, {left} event(s) for {name} were not delivered"),
+            );
+        }
     }
 
     /// End the sender, cutting its connection if it may be inside a request, and drop the engine.
@@ -268,15 +283,17 @@ impl ForkAware for Client {
 
     fn exit(&self, ask: bool, deadline: Instant) {
         let Some(generation) = self.generation() else { return };
-        if self.exit_budget().is_zero() {
-            return;
-        }
-        if ask {
+        let worth_it = !self.exit_budget().is_zero();
+        if ask && worth_it {
             let log = self.log(generation);
             self.words().flush_to.fetch_max(log.tail(), Ordering::SeqCst);
             self.words().wake();
-        } else {
+        }
+        if !ask && worth_it {
             self.drain(generation, deadline.saturating_duration_since(Instant::now()));
+        }
+        if !ask && self.flags.load(Ordering::SeqCst) == 0 && self.has_pending() {
+            self.report_loss("at exit");
         }
     }
 

@@ -84,12 +84,15 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
                 at.saturating_duration_since(now)
             }
         };
-        let (flush_to, flushes) = flush_words(words);
+        let flushes = flush_words(words);
+        let (count, at) = engine.attention(&desk.log);
         let read = engine.read();
-        words.sleep(&desk.log, engine.attention(&desk.log), bound.max(Duration::from_micros(100)), || {
-            // Between the look at the log and the sleep: a wish, a flush, or (when idle) an event.
+        words.sleep(&desk.log, (count, at), bound.max(Duration::from_micros(100)), || {
+            // Between the look at the log and the sleep: a wish, a flush, a full batch, or (when idle) an event.
             words.wish.load(Ordering::SeqCst) != 0
-                || flush_words(words) != (flush_to, flushes)
+                || flush_words(words) != flushes
+                || desk.log.accepted() >= count
+                || desk.log.tail() > at
                 || (next == Next::Idle && desk.log.tail() != read)
         });
     }

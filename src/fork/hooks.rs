@@ -58,11 +58,9 @@ pub fn unregister(registration: &Registration) {
 pub fn exit_all() {
     let mut budget = Duration::ZERO;
     CLIENTS.each(|c| budget = budget.max(c.exit_budget()));
-    if budget > Duration::ZERO {
-        let deadline = Instant::now() + budget;
-        CLIENTS.each(|c| c.exit(true, deadline));
-        CLIENTS.each(|c| c.exit(false, deadline));
-    }
+    let deadline = Instant::now() + budget;
+    CLIENTS.each(|c| c.exit(true, deadline));
+    CLIENTS.each(|c| c.exit(false, deadline));
 }
 
 extern "C" fn prepare() {
