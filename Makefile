@@ -39,8 +39,8 @@ test-all-python:
 bench: build setup ## the budgets, measured here
 	tests/bench/run.sh
 
-header: ## write include/telemetry.h anew
-	UPDATE_HEADER=1 $(CARGO) test --test header
+generate: ## write the header and the README's table of keys anew
+	UPDATE=1 $(CARGO) test --test generated
 
 lint: ## formatting and lints
 	$(CARGO) fmt --check
@@ -53,4 +53,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) dist demo-out
 
-.PHONY: help build setup demo test test-rust test-loom test-all-python bench header lint fmt clean
+.PHONY: help build setup demo test test-rust test-loom test-all-python bench generate lint fmt clean

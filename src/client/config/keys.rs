@@ -162,7 +162,7 @@ pub const KEYS: &[Key] = &[
     },
     text(
         "name",
-        "a hash of endpoint, format and credentials",
+        "the endpoint, without credentials",
         "1 to 64 of A-Z a-z 0-9 . _ - and no dot first",
         "Name of the client in logs.",
     ),
