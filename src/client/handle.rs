@@ -16,7 +16,6 @@ use crate::fork::world::{Claim, StateWord};
 use crate::format::Format;
 use crate::platform::log::{Level, Reason, say};
 use crate::platform::mmap::Latest;
-use crate::platform::once::SetOnce;
 use crate::platform::page::WipedPage;
 use crate::platform::sockets::SocketTable;
 use crate::platform::{clock, entropy, process, thread};
@@ -26,7 +25,7 @@ use crate::queue::segment::Slot;
 use crate::sink::{self, SinkConfig};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// What a call came to; the numbers are the C API's.
@@ -93,7 +92,7 @@ pub struct Client {
     pub(super) format: Arc<dyn Format>,
     pub(super) sink: SinkConfig,
     pub(super) exit_timeout: Duration,
-    pub(super) registration: SetOnce<Registration>,
+    pub(super) registration: OnceLock<Registration>,
     pub(super) me: Weak<Client>,
 }
 
@@ -374,7 +373,7 @@ impl Client {
         if lived.is_err() {
             self.die();
             desk.words.leave_consumer();
-            desk.words.give_start_back();
+            desk.words.step_down(&desk.log);
         }
     }
 

@@ -112,6 +112,10 @@ impl Client {
             }
             words.leave_consumer();
         }
+        if threads && self.has_pending() {
+            // What came meanwhile is not left behind, if a thread can be had by now.
+            self.start_sender();
+        }
     }
 
     /// Take nothing more, deliver what was taken within `timeout`, end the thread. Idempotent.

@@ -16,14 +16,13 @@ use crate::format::json::JsonArray;
 use crate::format::ndjson::Ndjson;
 use crate::format::posthog::Posthog;
 use crate::platform::mmap::Latest;
-use crate::platform::once::SetOnce;
 use crate::platform::page::WipedPage;
 use crate::platform::sockets::SocketTable;
 use crate::sink::{self, SinkConfig};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Why a client could not be opened.
@@ -77,13 +76,13 @@ fn build(
         format,
         sink,
         exit_timeout: Duration::from_millis(config.exit_timeout_ms),
-        registration: SetOnce::new(),
+        registration: OnceLock::new(),
         me: me.clone(),
     });
     if !config.disabled {
         // The opener's world is built here, so that a blank page later always means a child.
         client.enter().ok_or_else(|| io(std::io::Error::last_os_error()))?;
-        client.registration.set(hooks::register(client.clone()));
+        let _ = client.registration.set(hooks::register(client.clone()));
     }
     Ok(client)
 }

@@ -127,24 +127,15 @@ pub fn live(
     let words = desk.words;
     step_in(words);
     loop {
+        // Who cannot get in leaves it to whoever delivers on his own thread.
+        let engine = if become_consumer(words, Instant::now() + HANDOVER) { borrow() } else { None };
+        let Some(mut engine) = engine else { break };
         desk.log.set_attention(u64::MAX, Position::MAX);
-        if !become_consumer(words, Instant::now() + HANDOVER) {
-            // Somebody delivers on his own thread, and serves what comes meanwhile.
-            words.give_start_back();
-            return;
-        }
-        let Some(mut engine) = borrow() else {
-            words.leave_consumer();
-            words.give_start_back();
-            return;
-        };
         let end = work(&mut engine, desk, idle, tick);
         let read = engine.read();
         if end == End::Stop {
             drop(engine);
-            words.leave_consumer();
-            words.give_start_back();
-            return;
+            break;
         }
         if words.wish.load(Ordering::SeqCst) & WISH_END == 0 {
             engine.rest();
@@ -156,6 +147,10 @@ pub fn live(
             return;
         }
     }
+    if words.consumer.load(Ordering::SeqCst) == thread::tid() {
+        words.leave_consumer();
+    }
+    words.step_down(&desk.log);
 }
 
 /// Deliver on the caller's thread, as the consumer, until everything before `target` is settled or the
