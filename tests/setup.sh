@@ -34,6 +34,9 @@ stamp=.venv/.installed
 want=$({ "$python" -V; cat tests/requirements.txt; } | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+    pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+    # From its cache, pip would take a uWSGI that was compiled for another build of this version.
+    pip install -q --no-cache-dir "$(grep '^uWSGI==' tests/requirements.txt)"
+    pip install -q -r tests/requirements.txt
     echo "$want" >"$stamp"
 fi

@@ -83,12 +83,15 @@ class Client:
         Raises TypeError if `event` is none of these types.
         """
         if type(event) is bytes:
-            try:
-                return not self._put(self._handle, event, _SIZES[len(event)])
-            except IndexError:
-                return not self._put(self._handle, event, ctypes.c_size_t(len(event)))
-        data = _as_bytes(event)
-        return not self._put(self._handle, data, ctypes.c_size_t(len(data)))
+            data = event
+        elif type(event) is dict:
+            data = encode(event)
+        else:
+            data = _as_bytes(event)
+        try:
+            return not self._put(self._handle, data, _SIZES[len(data)])
+        except IndexError:
+            return not self._put(self._handle, data, ctypes.c_size_t(len(data)))
 
     def flush(self, timeout: float | None = 5.0) -> bool:
         """Send what this process has queued; True if nothing waits any more.
