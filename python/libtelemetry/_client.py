@@ -43,9 +43,6 @@ class Client:
     def __init__(
         self, endpoint: str | None = None, *, format: str | None = None, **keys: Any
     ) -> None:
-        endpoint = endpoint or os.environ.get("TELEMETRY_ENDPOINT")  # TEMP
-        if os.environ.get("TELEMETRY_BATCH_MAX_AGE_MS"):
-            keys["batch"] = {"max_age_ms": int(os.environ["TELEMETRY_BATCH_MAX_AGE_MS"])}  # TEMP
         config = {"endpoint": endpoint, "format": format, **keys}
         self._exit_ms = _exit_ms(keys)
         self._open(_as_json({key: value for key, value in config.items() if value is not None}))
