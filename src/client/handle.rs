@@ -196,6 +196,12 @@ impl Client {
         if flags & CLOSED != 0 {
             return Status::Closed;
         }
+        self.count_too_large()
+    }
+
+    /// An event that is longer than `max_event_bytes`, whatever it is.
+    #[cold]
+    pub fn count_too_large(&self) -> Status {
         if self.enter().is_some() {
             counters::add(&self.control().counters.dropped_too_large, 1);
         }

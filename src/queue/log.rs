@@ -172,6 +172,11 @@ impl<'a> Log<'a> {
         let mut rotated = false;
         let (at, segment) = loop {
             let tail = self.cursors.tail.load(Ordering::Acquire);
+            // A fork before this line is seen here; one after it makes the compare-exchange fail, because
+            // another generation's tails lie elsewhere and a blank one is 0.
+            if !same() {
+                return Err(Refused::Torn);
+            }
             let (number, offset) = split(tail);
             let Some(slot) = self.slot(number) else { return Err(Refused::Full) };
             let segment = slot.segment();
