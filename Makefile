@@ -1,7 +1,6 @@
 # libtelemetry. `make help` lists what there is; every target does its own set-up.
 
 PYTHON  ?= python3
-SECONDS ?= 1
 CARGO   ?= cargo
 VENV    := .venv
 OUT     := target/release
@@ -36,8 +35,8 @@ test-loom: ## the models of the queue, the page and the sender
 test-all-python:
 	$(VENV)/bin/python -m pytest tests
 
-bench: build setup ## the budgets, measured here
-	tests/bench/run.sh
+bench: build setup ## the budgets, measured here (SECONDS=n for a shorter run)
+	tests/bench/run.sh $(if $(SECONDS),--seconds $(SECONDS))
 
 generate: ## write the header and the README's table of keys anew
 	UPDATE=1 $(CARGO) test --test generated

@@ -14,7 +14,7 @@ use crate::platform::log::{Level, Reason, say};
 use crate::platform::{clock, entropy};
 use crate::queue::log::{Log, Seen};
 use crate::queue::memory;
-use crate::queue::record::{self, Position};
+use crate::queue::record::{self, Position, split};
 use crate::queue::segment::Fields;
 use crate::sink::{Request, Response, Sink, TransportError, TransportErrorKind};
 use flate2::{Compression, write::GzEncoder};
@@ -27,6 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 const HOLE_PATIENCE: Duration = Duration::from_secs(1);
 /// How soon to look at one again.
 const HOLE_LOOK: Duration = Duration::from_millis(2);
+/// A segment used up within this time means heavy use.
+const BUSY: Duration = Duration::from_secs(1);
 /// Bodies up to this size are sent plain.
 const GZIP_ABOVE: usize = 1024;
 
@@ -90,6 +92,8 @@ pub struct Engine {
     /// When the batch is old enough to go.
     due: Option<Instant>,
     hole: Option<(Position, Instant)>,
+    /// When a segment was last made blank.
+    last_blanked: Option<Instant>,
     full: bool,
     plain: bool,
     trying_again: bool,
@@ -113,6 +117,7 @@ impl Engine {
             sink,
             due: None,
             hole: None,
+            last_blanked: None,
             full: false,
             plain: false,
             trying_again: false,
@@ -255,11 +260,12 @@ impl Engine {
     fn settle(&mut self, desk: &Desk<'_>) {
         let to = self.batch.settled_to();
         if to != desk.log.head() {
-            let (used, of) = desk.log.used();
-            let len = desk.log.segment_len;
-            // Pages are kept while the queue is in heavy use, and only where all slots together may be.
-            let keep = used > 2 && of as usize == desk.log.slots.len();
+            let keep = self.is_busy(desk);
+            let (len, before) = (desk.log.segment_len, split(desk.log.head()).0);
             desk.log.settle(to, |slot, tainted| memory::blank(slot, len, tainted, keep));
+            if split(to).0 != before {
+                self.last_blanked = Some(Instant::now());
+            }
         }
         if to == self.batch.read {
             self.batch.clear();
@@ -268,6 +274,14 @@ impl Engine {
             self.trying_again = false;
         }
         desk.words.tell();
+    }
+
+    /// Whether segments come back so fast that their pages are better kept than given back and faulted in
+    /// again; only where the pages of all slots together are within the memory the user allowed.
+    fn is_busy(&self, desk: &Desk<'_>) -> bool {
+        let (used, of) = desk.log.used();
+        let soon = self.last_blanked.is_some_and(|at| at.elapsed() < BUSY);
+        (used > 2 || soon) && of as usize == desk.log.slots.len()
     }
 
     /// Send the next group of the batch once, and act on what comes back.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What `prepare` may take.
-pub const BUDGET: Duration = Duration::from_millis(5);
+/// What `prepare` may wait: five milliseconds less what it needs itself.
+pub const BUDGET: Duration = Duration::from_micros(4500);
 
 /// What the hooks ask of a client.
 pub trait ForkAware: Send + Sync {
