@@ -91,7 +91,7 @@ static inline void start_sender(telemetry_t *client) {
     "{\"endpoint\":\"file:/dev/null\",\"clock\":\"" clock "\",\"idle_ms\":3600000,"                          \
     "\"batch\":{\"max_events\":1000000,\"max_bytes\":67108864,\"max_age_ms\":3600000}}"
 
-/* The default settings, but a queue no burst can fill: the sender wakes at 1,000 events and drains while the producer goes on. */
+/* The default settings (but no idle end): the sender wakes at 1,000 events and drains while the producer goes on. */
 #define LIVE(clock) "{\"endpoint\":\"file:/dev/null\",\"clock\":\"" clock "\",\"queue_bytes\":67108864}"
 
 #endif

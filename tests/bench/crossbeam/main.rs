@@ -20,8 +20,7 @@ const BURST: usize = 10_000;
 const CAPACITY: usize = 16_384;
 const WARM_UP: usize = 20;
 
-const LIVE: &CStr = c"{\"endpoint\":\"file:/dev/null\",\"clock\":\"coarse\",\"idle_ms\":3600000,\
-    \"queue_bytes\":67108864}";
+const LIVE: &CStr = c"{\"endpoint\":\"file:/dev/null\",\"clock\":\"coarse\",\"idle_ms\":3600000}";
 const PARKED: &CStr = c"{\"endpoint\":\"file:/dev/null\",\"clock\":\"coarse\",\"idle_ms\":3600000,\
     \"batch\":{\"max_events\":1000000,\"max_bytes\":67108864,\"max_age_ms\":3600000}}";
 
