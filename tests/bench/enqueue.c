@@ -12,7 +12,8 @@
  *   some laps all are present; page faults inside the bursts are counted and printed to prove it. What first
  *   touch costs is measured apart, with new clients.
  * - The sender: it is asleep while a burst is measured ("parked"). "live" is the default instead, in which the
- *   sender works on the other core and its prefaulting keeps up or not. Threads are pinned apart.
+ *   sender works on the other core and its prefaulting keeps up or not. Threads are pinned apart, and the
+ *   burst begins once the sender is awake.
  * - The floor's ring is as large as the queue; in a smaller one it would find its lines in the cache, which no
  *   queue of that size can.
  */
@@ -160,6 +161,7 @@ static void measure(size_t size, int threads, size_t rounds) {
         drain(coarse);
         ns[3][at] = run(lib.enqueue, precise, event, size, n, &faults[3]);
         drain(precise);
+        wake_sender(live, event, size);
         ns[4][at] = run(lib.enqueue, live, event, size, n, &faults[4]);
         drain(live);
         ns[5][at] = clock_burst(n);

@@ -2,7 +2,9 @@
  * One event at once: telemetry_enqueue + telemetry_flush, against the least any client can do, a POST written
  * and its answer read on a kept connection. Same collector, same body, interleaved, medians.
  *
- * What could mislead: the bare POST has no thread to wake and nothing to check; the library wakes its sender,
+ * What could mislead: the scheduler. Where the three threads share a core a hand-over costs little, where each
+ * wakes a sleeping core it costs most of the time; the driver starts several processes and reports the median one.
+ * The bare POST has no thread to wake and nothing to check; the library wakes its sender,
  * which sends and wakes the caller. Both connections are warm and have TCP_NODELAY. Bodies of one event are
  * not compressed (they are under 1 KiB).
  */

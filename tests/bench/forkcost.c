@@ -2,6 +2,7 @@
  * How long fork() takes in the parent, in a host that has touched 16 MiB.
  *
  *   none       without the library: not even loaded
+ *   unused     with a client that was opened and never used: what the library's mappings and hooks cost
  *   full       a full queue, all segments touched, while the collector stalls in the middle of a request
  *   idle       right after a flush: the sender sleeps, and fork ends its thread first
  *   mid        1 ms after a request to a stalled collector began: the longest that fork waits for it
@@ -48,7 +49,7 @@ static telemetry_t *fill(const char *config, const char *event, size_t size) {
 
 int main(int argc, char **argv) {
     if (argc != 4) {
-        fputs("usage: forkcost none|full|idle|mid LIBRARY CONFIG\n", stderr);
+        fputs("usage: forkcost none|unused|full|idle|mid LIBRARY CONFIG\n", stderr);
         return 2;
     }
     const char *mode = argv[1], *config = argv[3];
@@ -62,7 +63,7 @@ int main(int argc, char **argv) {
     }
     if (strcmp(mode, "full") == 0) {
         client = fill(config, event, 1000);
-    } else if (strcmp(mode, "idle") == 0) {
+    } else if (strcmp(mode, "idle") == 0 || strcmp(mode, "unused") == 0) {
         client = open_client(config);
     }
 

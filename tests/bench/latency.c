@@ -54,6 +54,7 @@ static long faults_so_far(void) {
 
 static void measure(const char *name, put_fn *put, const char *config, size_t bursts) {
     telemetry_t *client = open_client(config);
+    int live = strcmp(name, "live") == 0;
     start_sender(client);
     pin_apart();
     char *event = make_event(SIZE, 1);
@@ -62,6 +63,9 @@ static void measure(const char *name, put_fn *put, const char *config, size_t bu
     long faults = 0;
     for (size_t b = 0; b < bursts + WARM_UP; b++) {
         double *here = b < WARM_UP ? ns : ns + (b - WARM_UP) * BURST;
+        if (live) {
+            wake_sender(client, event, SIZE);
+        }
         long before = faults_so_far();
         for (size_t i = 0; i < BURST; i++) {
             uint64_t start = ticks();

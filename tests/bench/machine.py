@@ -53,15 +53,14 @@ def build(include):
 
 
 def run(*command, env=None, timeout=600):
-    """Run a program to its end and read the JSON lines it printed. Its failure is ours."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=timeout,
-        check=True,
-    )
+    """Run a program to its end and read the JSON lines it printed. Its failure is ours.
+
+    Its stderr is shown only then: that its queue became full is what the library says there.
+    """
+    words = [str(part) for part in command]
+    done = subprocess.run(words, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout)
+    if done.returncode:
+        raise SystemExit(f"{words[0]} failed with status {done.returncode}: {done.stderr.strip()}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 

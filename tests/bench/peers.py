@@ -41,9 +41,7 @@ def otel_logs():
 
     def put(attributes):
         now = time.time_ns()
-        record = LogRecord(
-            timestamp=now, severity_number=SeverityNumber.INFO, body="page_view", attributes=attributes
-        )
+        record = LogRecord(timestamp=now, severity_number=SeverityNumber.INFO, body="page_view", attributes=attributes)
         logger.emit(record)
 
     return put, lambda: provider.force_flush(600_000)

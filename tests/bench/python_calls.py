@@ -21,9 +21,10 @@ WITHOUT_ORJSON = sys.argv[2:] == ["json"]
 if WITHOUT_ORJSON:
     sys.modules["orjson"] = None
 
+from workload import event  # noqa: E402
+
 import libtelemetry  # noqa: E402
 from libtelemetry import _native  # noqa: E402
-from workload import event  # noqa: E402
 
 CALLS = 5000
 WARM_UP = 20
