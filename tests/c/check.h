@@ -117,7 +117,7 @@ CK_UNUSED static void ck_nap_us(long us) {
     }                                                                                                        \
   } while (0)
 
-#define CK_ALARM_S 60
+#define CK_ALARM_S 50
 
 /* ---- processes ---- */
 
