@@ -3,16 +3,14 @@
 
 /* The sender stands in connect(): the kernel lists the connection as SYN_SENT (02). */
 static bool connecting(void) {
-  char text[65536], want[32];
+  char line[256], want[32];
   snprintf(want, sizeof want, ":%04X 02", atoi(strrchr(ck_env("TEST_ENDPOINT"), ':') + 1));
-  int fd = open("/proc/net/tcp", O_RDONLY | O_CLOEXEC);
-  CHECK(fd >= 0);
-  size_t used = 0;
-  ssize_t got;
-  while (used + 1 < sizeof text && (got = read(fd, text + used, sizeof text - 1 - used)) > 0) used += (size_t)got;
-  text[used] = 0;
-  close(fd);
-  return strstr(text, want) != NULL;
+  FILE *table = fopen("/proc/net/tcp", "re");
+  CHECK(table);
+  bool found = false;
+  while (!found && fgets(line, sizeof line, table)) found = strstr(line, want) != NULL;
+  fclose(table);
+  return found;
 }
 
 int main(int argc, char **argv) {
@@ -31,8 +29,8 @@ int main(int argc, char **argv) {
   pid_t child = ck_fork(kind);
   if (child) CHECK_AT_MOST(ck_now_us() - started, 100000);
   if (child == 0) {
-    /* The sender's socket was not ours to keep, where a handler could run. */
-    if (kind == CK_FORK) {
+    /* The sender's socket was not ours to keep, where a handler could run (libc's resolver hides its own). */
+    if (kind == CK_FORK && strcmp(argv[3], "system")) {
       DIR *fds = opendir("/proc/self/fd");
       CHECK(fds);
       for (struct dirent *entry; (entry = readdir(fds));) {

@@ -138,6 +138,8 @@ class HoldLookup(Gate):
         try:
             while True:
                 query, client = self.server.recvfrom(2048)
+                if not query:
+                    return  # shut down
                 if first:
                     first = False
                     self.seen()

@@ -9,7 +9,7 @@ static void prepare(void) { at_fork = ck_threads(); }
 int main(int argc, char **argv) {
   ck_start(argc, 1);
   CHECK_EQ(pthread_atfork(prepare, NULL, NULL), 0);
-  telemetry_t *t = ck_open("\"idle_ms\":60000");
+  telemetry_t *t = ck_open("\"idle_ms\":60000,\"timeout_ms\":1500");
   if (!strcmp(argv[1], "idle")) {
     for (int i = 0; i < 50; i++) {
       ck_send(t, "parent", i, 1);

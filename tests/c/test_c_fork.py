@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from conftest import DETECTORS, need
 from gates import HoldConnect, HoldLookup, HoldRequest
+from programs import DETECTORS
 
 KINDS = ["fork", "_Fork", "clone", "clone3"]
 
@@ -53,7 +53,8 @@ def gate(request, signals_pipes, collector, tmp_path):
             made.append(HoldConnect(signals_pipes, collector.port))
         else:
             able = os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
-            need(able, "root, and a mount namespace for /etc/resolv.conf")
+            if not able:
+                pytest.skip("needs root, and a mount namespace for /etc/resolv.conf")
             made.append(HoldLookup(signals_pipes, collector.port, tmp_path))
         return made[0]
 

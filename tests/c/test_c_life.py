@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import DETECTORS
+from programs import DETECTORS
 
 both = pytest.mark.parametrize("detector", DETECTORS)
 
