@@ -126,8 +126,10 @@ class HoldLookup(Gate):
         self.server.bind((address, 53))
         self.sockets.append(self.server)
         self.endpoint = f"http://collector.test:{port}"
+        # libc's resolver may share its socket with a fork made meanwhile, so that one takes the other's answer:
+        # then it asks again after its own time-out, which is therefore short.
         resolv = directory / "resolv.conf"
-        resolv.write_text(f"nameserver {address}\noptions timeout:20 attempts:2\n")
+        resolv.write_text(f"nameserver {address}\noptions timeout:2 attempts:5\n")
         # A mount namespace in which this is /etc/resolv.conf.
         self.prefix = ["unshare", "-m", "--propagation", "private", "sh", "-c",
                        'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(resolv)]
