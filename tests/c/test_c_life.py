@@ -85,3 +85,7 @@ def test_a_thread_leaves_enqueue_by_another_door(run, door):
 
 def test_setenv_storm(run):
     run("setenv")
+
+
+def test_enqueue_makes_no_system_call(run):
+    run("no_syscall", check=False)
