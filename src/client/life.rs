@@ -8,7 +8,6 @@
 use super::handle::{CLOSED, Client, DEAD, DISABLED, Status};
 use crate::delivery::sender;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
-use crate::fork::gate;
 use crate::fork::hooks::{self, BUDGET, ForkAware};
 use crate::platform::log::{Level, Reason, say};
 use crate::platform::{clock, thread};
@@ -176,10 +175,7 @@ impl Client {
 
     /// Shut it if it is not, and give everything back. Other processes' copies are not touched.
     pub fn free(self: Arc<Self>) {
-        let raw = match self.generation() {
-            Some(_) => self.words().raw.load(Ordering::Relaxed) != 0,
-            None => self.forks_seen.load(Ordering::Relaxed) == gate::hooked_forks(),
-        };
+        let raw = self.is_raw();
         let down = self.generation().is_some() && self.words().down.load(Ordering::SeqCst) != 0;
         self.shutdown(if down { Duration::ZERO } else { self.exit_timeout });
         if let Some(registration) = self.registration.get() {
@@ -286,6 +282,7 @@ impl ForkAware for Client {
         if !self.page.is_wiped() {
             self.control().state.wipe_by_hand();
         }
+        self.control().hooked.store(1, Ordering::Relaxed);
     }
 
     fn exit(&self, ask: bool, deadline: Instant) {

@@ -21,7 +21,7 @@ use crate::platform::sockets::SocketTable;
 use crate::sink::{self, SinkConfig};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -68,8 +68,7 @@ fn build(
         coarse: config.clock == Clock::Coarse,
         block: (config.on_full == OnFull::Block).then(|| Duration::from_millis(config.block_timeout_ms)),
         flags: AtomicU32::new(flags_of(config)),
-        // No number of forks: the opener's world is not that of a raw clone.
-        forks_seen: AtomicU64::new(gate::hooked_forks().wrapping_sub(1)),
+        opened: AtomicBool::new(false),
         area: Latest::new(config.segment_bytes * slots),
         sockets: Arc::new(SocketTable::new()),
         settings,

@@ -97,6 +97,8 @@ pub struct Engine {
     full: bool,
     plain: bool,
     trying_again: bool,
+    /// Refusals since something was last accepted, within a batch.
+    refusals: u32,
     flushes_served: u32,
 }
 
@@ -121,6 +123,7 @@ impl Engine {
             full: false,
             plain: false,
             trying_again: false,
+            refusals: 0,
             flushes_served: 0,
         }
     }
@@ -208,9 +211,10 @@ impl Engine {
                     if now.saturating_duration_since(since) < HOLE_PATIENCE {
                         break;
                     }
-                    self.hole = None;
                     let mut rescued = Vec::new();
-                    let to = log.give_up_on(at, |at, fields, body| rescued.push((at, fields, body)));
+                    let given_up = log.give_up_on(at, |at, fields, body| rescued.push((at, fields, body)));
+                    let Some(to) = given_up else { break };
+                    self.hole = None;
                     for (at, fields, body) in rescued {
                         self.take(desk, at, fields, body, true);
                     }
@@ -272,6 +276,7 @@ impl Engine {
             self.due = None;
             self.full = false;
             self.trying_again = false;
+            self.refusals = 0;
         }
         desk.words.tell();
     }
@@ -368,11 +373,16 @@ impl Engine {
                 add(&desk.counters.unverified, 1);
                 self.decide(desk, group, |_| Fate::Delivered, response);
             }
-            Verdict::Bisect if group.len() > 1 => {
+            Verdict::Bisect if group.len() > 1 && self.may_halve() => {
+                self.backoff.reset();
                 self.batch.halve(group);
                 self.trying_again = false;
             }
-            Verdict::PlainPlease if gzip => self.plain = true,
+            Verdict::PlainPlease if gzip => {
+                self.backoff.reset();
+                self.plain = true;
+                self.trying_again = true;
+            }
             Verdict::Bisect | Verdict::PlainPlease => {
                 self.decide(desk, group, |_| Fate::Rejected, response);
             }
@@ -388,6 +398,13 @@ impl Engine {
                 say(Level::Error, Reason::Denied, &text);
             }
         }
+    }
+
+    /// A refused batch is halved to find the event that is refused; but a collector that refuses everything
+    /// is not asked about each event: after so many refusals without one acceptance the rest goes as a whole.
+    fn may_halve(&mut self) -> bool {
+        self.refusals += 1;
+        self.refusals <= 4 * (self.batch.len().ilog2() + 1)
     }
 
     fn decide(
@@ -412,6 +429,7 @@ impl Engine {
         add(&desk.counters.delivered, delivered);
         add(&desk.counters.rejected, rejected);
         if delivered > 0 {
+            self.refusals = 0;
             let ms = clock::wall_precise_ns() / 1_000_000;
             desk.counters.last_success_unix_ms.store(ms, Ordering::Relaxed);
         }

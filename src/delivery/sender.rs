@@ -65,6 +65,7 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
         if wish & WISH_STOP != 0 {
             return End::Stop;
         }
+        let flushes = flush_words(words);
         let next = engine.poll(desk, wish & WISH_END != 0, None);
         let now = Instant::now();
         let bound = match next {
@@ -84,7 +85,6 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
                 at.saturating_duration_since(now)
             }
         };
-        let flushes = flush_words(words);
         let (count, at) = engine.attention(&desk.log);
         let read = engine.read();
         words.sleep(&desk.log, (count, at), bound.max(Duration::from_micros(100)), || {

@@ -203,7 +203,7 @@ fn enqueue_slowly(client: &Client, event: &[u8]) -> telemetry_status {
 
 #[cold]
 #[inline(never)]
-fn enqueue_attended(client: &Client, nonce: u64, done: Appended, event: &[u8]) -> telemetry_status {
+fn enqueue_attended(client: &Client, nonce: u64, done: Appended<'_>, event: &[u8]) -> telemetry_status {
     guard(Some(client), TELEMETRY_INTERNAL, || {
         client.enqueue_attended(nonce, done, event) as telemetry_status
     })
