@@ -27,7 +27,13 @@ fn proves(sites: &[Site], model: fn()) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.max_branches = 5_000;
-        builder.check(model);
+        let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = runs.clone();
+        builder.check(move || {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            model();
+        });
+        assert!(runs.load(std::sync::atomic::Ordering::Relaxed) > 100, "hardly anything was explored");
     };
     weaken(None);
     explore();
@@ -204,6 +210,9 @@ fn a_late_commit_to_retired_memory_arrives_once() {
             thread::spawn(move || queue.append(7))
         };
         let (mut at, mut got, mut gave_up) = (queue.log().head(), Vec::new(), false);
+        while queue.log().tail() == at {
+            thread::yield_now();
+        }
         if let Seen::Hole { at: hole } = queue.log().look(at) {
             gave_up = true;
             at = queue.log().give_up_on(hole, |_, _, body| got.push(body[0])).unwrap();
