@@ -34,6 +34,7 @@ pub use endpoint::Endpoint;
 pub use keys::{KEYS, Key, Kind, keys_markdown};
 pub use proxy::ProxyConfig;
 
+use crate::sink::http1;
 use values::{Given, Headers, Values};
 
 /// Everything a client was told, frozen at open.
@@ -326,23 +327,16 @@ fn visible(given: Option<Given<String>>) -> Result<Option<String>, ConfigError> 
 }
 
 fn headers(values: &Values<'_>) -> Result<Option<Given<Headers>>, ConfigError> {
-    const OURS: [&str; 5] =
-        ["host", "content-length", "content-type", "content-encoding", "transfer-encoding"];
+    const OURS: [&str; 3] = ["host", "content-type", "content-encoding"];
     let Some(given) = values.headers("headers")? else { return Ok(None) };
     for (at, (name, value)) in given.value.iter().enumerate() {
-        let refuse = |why: &str| Err(given.refuse_as("", &format!("the header {} {why}", json::shown(name))));
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || !name.bytes().all(token) {
-            return refuse("has no valid name");
-        }
+        http1::check_header(name, value).map_err(|why| given.refuse_as("", &why))?;
+        let refuse = |why: &str| Err(given.refuse_as("", &format!("the header {name} {why}")));
         if OURS.contains(&name.to_ascii_lowercase().as_str()) {
             return refuse("is set by the library");
         }
         if given.value.iter().take(at).any(|(earlier, _)| earlier.eq_ignore_ascii_case(name)) {
             return refuse("is there twice");
-        }
-        if value.chars().any(|c| c.is_control() && c != '\t') {
-            return refuse("has a control character in its value");
         }
     }
     Ok(Some(given))

@@ -157,7 +157,8 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Headers,
         default: "{}",
         rule: "an object of strings: names are HTTP tokens, values have no control characters; not Host, \
-               Content-Length, Content-Type, Content-Encoding, Transfer-Encoding",
+               Content-Length, Content-Type, Content-Encoding, Transfer-Encoding, Connection, Keep-Alive, \
+               Upgrade, Expect",
         meaning: "Further headers of each request.",
     },
     text(
