@@ -110,8 +110,8 @@ fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError
     let mut sink = SinkConfig::new(endpoint);
     sink.tls = sink::TlsFiles {
         ca_pem: read_file("tls.ca_file", config.tls.ca_file.as_ref())?,
-        cert_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?,
-        key_pem: read_file("tls.key_file", config.tls.key_file.as_ref())?,
+        client_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?
+            .zip(read_file("tls.key_file", config.tls.key_file.as_ref())?),
     };
     sink.proxy = config.proxy.clone().map(|p| sink::ProxyConfig { url: p.url, no_proxy: p.no_proxy });
     sink.resolver = match config.resolver {

@@ -95,10 +95,8 @@ pub enum Endpoint {
 pub struct TlsFiles {
     /// Trust these certificates, and no others.
     pub ca_pem: Option<Vec<u8>>,
-    /// The client's certificate and what leads up to its root.
-    pub cert_pem: Option<Vec<u8>>,
-    /// Its private key.
-    pub key_pem: Option<Vec<u8>>,
+    /// The client's certificate with what leads up to its root, and its private key.
+    pub client_pem: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A snapshot of the proxy settings.
