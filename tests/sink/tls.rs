@@ -8,7 +8,7 @@ use std::io::Write;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use telemetry::sink::TransportErrorKind::*;
-use telemetry::sink::{Endpoint, SinkConfig, TlsFiles, validate};
+use telemetry::sink::{SinkConfig, TlsFiles, validate};
 
 pub struct Leaf {
     pub der: CertificateDer<'static>,
@@ -79,7 +79,7 @@ fn tls_server(config: Arc<ServerConfig>) -> Server {
 }
 
 fn config(url: String) -> SinkConfig {
-    let mut config = SinkConfig::new(Endpoint::Http { url });
+    let mut config = sink_config(url);
     config.tls.ca_pem = Some(ca().pem().into_bytes());
     config
 }
@@ -196,7 +196,7 @@ fn bad_files_are_named_at_open() {
     let junk = Some(b"junk".to_vec());
     let broken = Some(b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".to_vec());
     let check = |ca_pem: &Option<Vec<u8>>, cert_pem: &Option<Vec<u8>>, key_pem: &Option<Vec<u8>>| {
-        let mut config = SinkConfig::new(Endpoint::Http { url: "https://h/".into() });
+        let mut config = sink_config("https://h/");
         config.tls = TlsFiles { ca_pem: ca_pem.clone(), client_pem: cert_pem.clone().zip(key_pem.clone()) };
         validate(&config)
     };

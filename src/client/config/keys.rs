@@ -176,7 +176,7 @@ pub const KEYS: &[Key] = &[
     text(
         "proxy",
         "from the environment",
-        "an http:// or https:// address without a path, or \"\" for none",
+        "an http:// address without a path, or \"\" for none",
         "Proxy for http(s) endpoints. Without the key `https_proxy` or `http_proxy`, then `all_proxy` decides, \
          in lower case before capitals, except for loopback endpoints. `NO_PROXY` is honoured in both cases.",
     ),
