@@ -1,5 +1,6 @@
 //! What is generated is fresh: `include/telemetry.h` is what `src/ffi` says, and README.md's table of keys is
 //! what `src/client/config/keys.rs` says. With `UPDATE=1` (`make generate`) both are written anew.
+#![allow(clippy::unwrap_used)]
 
 #![allow(clippy::unwrap_used, reason = "a test's helper")]
 
