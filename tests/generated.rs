@@ -2,8 +2,6 @@
 //! what `src/client/config/keys.rs` says. With `UPDATE=1` (`make generate`) both are written anew.
 #![allow(clippy::unwrap_used)]
 
-#![allow(clippy::unwrap_used, reason = "a test's helper")]
-
 use std::fs;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
