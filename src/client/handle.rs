@@ -18,7 +18,7 @@ use crate::platform::log::{Level, Reason, say};
 use crate::platform::mmap::Latest;
 use crate::platform::page::WipedPage;
 use crate::platform::sockets::SocketTable;
-use crate::platform::{clock, entropy, process, thread};
+use crate::platform::{clock, entropy, island, process, thread};
 use crate::queue::log::{Appended, Log, Refused};
 use crate::queue::memory;
 use crate::queue::segment::Slot;
@@ -305,6 +305,9 @@ impl Client {
         let control = self.control();
         let hooked = control.hooked.swap(0, Ordering::Relaxed) != 0;
         let raw = self.opened.swap(true, Ordering::Relaxed) && !hooked;
+        if raw {
+            island::enter();
+        }
         // After a raw clone no hook did this.
         self.sockets.close_inherited();
         control.words.reset();

@@ -6,8 +6,8 @@
 //! - `prepare` has [`BUDGET`] for all clients together. `child` only loads, stores and closes.
 
 use super::gate;
-use crate::platform::process;
 use crate::platform::registry::{Registry, Ticket};
+use crate::platform::{island, process};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -76,6 +76,7 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
+    island::leave();
     gate::reset_in_child();
     CLIENTS.forget_walks();
     CLIENTS.each(|c| c.child());

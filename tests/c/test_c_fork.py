@@ -110,3 +110,8 @@ def test_torture(run, kind, detector):
 def test_ids_of_64_children(run, detector):
     result = run("ids", detector=detector)
     assert len(result.events) == 64 * 10_000 + 10
+
+
+@both
+def test_raw_clone_while_malloc_is_locked(run, detector):
+    run("raw_malloc", detector=detector, env={"MALLOC_ARENA_MAX": "1"})
