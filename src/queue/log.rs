@@ -27,14 +27,16 @@ pub struct Cursors {
     tail: AtomicU64,
     accepted: AtomicU64,
     producers_pad: [AtomicU64; 6],
-    /// Producers whose count reaches this, or whose place reaches `attention_at`, take the slow path.
+    /// Producers whose count reaches this, or whose place is outside the `attention_span` bytes behind
+    /// `attention_low`, take the slow path.
     attention_count: AtomicU64,
-    attention_at: AtomicU64,
+    attention_low: AtomicU64,
+    attention_span: AtomicU64,
     /// From where on the sender wants to be woken: the attention words, but for the ranges given up on,
-    /// because of which every producer pays attention.
+    /// because of which more producers pay attention.
     wake_count: AtomicU64,
     wake_at: AtomicU64,
-    attention_pad: [AtomicU64; 4],
+    attention_pad: [AtomicU64; 3],
     head: AtomicU64,
     /// The next number to be named in its slot; only the consumer's.
     offer: AtomicU64,
@@ -55,7 +57,8 @@ impl Cursors {
             accepted: a(),
             producers_pad: from_fn(|_| a()),
             attention_count: a(),
-            attention_at: a(),
+            attention_low: a(),
+            attention_span: a(),
             wake_count: a(),
             wake_at: a(),
             attention_pad: from_fn(|_| a()),
@@ -152,7 +155,8 @@ impl<'a> Log<'a> {
         for (word, value) in [
             (&c.accepted, 0),
             (&c.attention_count, 0),
-            (&c.attention_at, 0),
+            (&c.attention_low, 0),
+            (&c.attention_span, 0),
             (&c.given_up, 0),
             (&c.wake_count, 0),
             (&c.wake_at, 0),
@@ -216,8 +220,10 @@ impl<'a> Log<'a> {
         // The commit and the count come before the look at the attention words, as the consumer stores
         // those before it looks at the log: at least one of the two sees the other.
         fence_after_rmw();
-        let attention = count >= self.cursors.attention_count.load(Ordering::Acquire)
-            || at >= self.cursors.attention_at.load(Ordering::Acquire);
+        let c = self.cursors;
+        let attention = count >= c.attention_count.load(Ordering::Acquire)
+            || at.wrapping_sub(c.attention_low.load(Ordering::Acquire))
+                >= c.attention_span.load(Ordering::Acquire);
         Ok(Appended { attention, at, cell })
     }
 
@@ -325,14 +331,30 @@ impl<'a> Log<'a> {
     /// Whom producers should alert: those whose count of accepted events, or whose position, reaches this.
     /// `(0, 0)` alerts each, `(MAX, MAX)` none. A full barrier follows, so that what the caller sees of the
     /// log afterwards includes every event whose producer did not see the new words.
+    ///
+    /// As long as a range given up on is not settled every producer pays attention, and for ever those whose
+    /// place lies before the end of one that is.
     pub fn set_attention(&self, count: u64, at: Position) {
         let c = self.cursors;
-        let open = c.given_up.load(Ordering::Relaxed) != 0;
+        let (low, open) = self.given_up_until();
         c.wake_count.store(count, Ordering::Release);
         c.wake_at.store(at, Ordering::Release);
+        c.attention_low.store(low, Ordering::Release);
+        c.attention_span.store(at.saturating_sub(low), Ordering::Release);
         c.attention_count.store(if open { 0 } else { count }, Ordering::Release);
-        c.attention_at.store(at, Ordering::Release);
         full_fence(Site::SleepFence);
+    }
+
+    /// The end of the last range given up on that is settled, and whether there is one that is not.
+    fn given_up_until(&self) -> (Position, bool) {
+        let c = self.cursors;
+        if c.given_up.load(Ordering::Relaxed) == 0 {
+            return (0, false);
+        }
+        let head = self.head();
+        let ends = || c.to.iter().map(|to| to.load(Ordering::Relaxed));
+        let settled = ends().filter(|to| split(*to).0 < split(head).0).max().unwrap_or(0);
+        (settled, ends().any(|to| split(to).0 >= split(head).0))
     }
 
     /// What is at `from`, which must not be before the head.
