@@ -133,6 +133,5 @@ def test_ids_of_64_children(run, detector):
 
 
 @both
-@pytest.mark.xfail(reason="flush in a raw clone's child allocates, and malloc may be locked there")
 def test_raw_clone_while_malloc_is_locked(run, detector):
     run("raw_malloc", detector=detector, env={"MALLOC_ARENA_MAX": "1"})
