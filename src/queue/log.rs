@@ -71,6 +71,8 @@ impl Cursors {
     }
 }
 
+/// The bits of `accepted` that count.
+const COUNT: u64 = (1 << 44) - 1;
 /// A slot that is zeroed and waits for its number.
 const NOT_YET: u64 = u64::MAX;
 /// A slot whose memory could not be made blank.
@@ -153,7 +155,7 @@ impl<'a> Log<'a> {
         let c = self.cursors;
         let begin = position(first, SEGMENT_HEADER);
         for (word, value) in [
-            (&c.accepted, 0),
+            (&c.accepted, self.era()),
             (&c.attention_count, 0),
             (&c.attention_low, 0),
             (&c.attention_span, 0),
@@ -166,6 +168,12 @@ impl<'a> Log<'a> {
         ] {
             word.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// The upper bits of `accepted`: other ones in each generation, and never all zero.
+    #[inline(always)]
+    fn era(&self) -> u64 {
+        (self.nonce | 1 << 63) & !COUNT
     }
 
     #[inline(always)]
@@ -213,10 +221,13 @@ impl<'a> Log<'a> {
         segment.write(offset, Fields { crc: 0, kind, time_ns, nonce: self.nonce, position: at }, body);
         let word = record::committed(tag, body.len());
         cell.store(word, order(Site::Commit, Ordering::Release));
-        if !same() {
+        let before = self.cursors.accepted.fetch_add(1, Ordering::Relaxed);
+        if before & !COUNT != self.era() {
+            // The process forked under the call, and the count went to the child's log: take it back.
+            self.cursors.accepted.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Torn);
         }
-        let count = self.cursors.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = (before & COUNT) + 1;
         // The commit and the count come before the look at the attention words, as the consumer stores
         // those before it looks at the log: at least one of the two sees the other.
         fence_after_rmw();
@@ -280,7 +291,7 @@ impl<'a> Log<'a> {
 
     /// Events taken so far.
     pub fn accepted(&self) -> u64 {
-        self.cursors.accepted.load(Ordering::Acquire)
+        self.cursors.accepted.load(Ordering::Acquire) & COUNT
     }
 
     /// Where the next record will be reserved.
