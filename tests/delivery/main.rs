@@ -1,0 +1,19 @@
+//! The delivery engine end to end: a client opened from JSON against a collector whose every answer the test
+//! decides.
+//!
+//! Invariants: nothing waits by sleeping; a test waits for the collector's own record of a request, or asks
+//! a condition again until a deadline. Upper bounds of times are generous, because the machine may be busy.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod batching;
+mod collector;
+mod events;
+mod formats;
+mod holes;
+mod host;
+mod life;
+mod limits;
+mod retries;
+mod segments;
+mod threads;
+mod verdicts;

@@ -1,0 +1,132 @@
+//! When it is tried again.
+use crate::collector::{Collector, Reply};
+use crate::host::{Host, SLACK, check, until};
+use serde_json::json;
+use std::time::{Duration, SystemTime};
+use telemetry::client::handle::Status;
+
+fn busy(after: &str) -> Reply {
+    Reply::Full(503, format!("Retry-After: {after}\r\n"), String::new())
+}
+
+#[test]
+fn pauses_grow_and_are_counted() {
+    let statuses = [500, 502, 408, 429, 503, 599].map(Reply::Status);
+    let collector = Collector::saying(statuses.into_iter().collect());
+    let keys = json!({"batch": {"max_age_ms": 1}, "retry": {"initial_ms": 10, "max_ms": 80}});
+    let host = Host::open(collector.url(), keys);
+    host.number(1);
+    let requests = collector.wait(7);
+    for (i, pair) in requests.windows(2).enumerate() {
+        let bound = Duration::from_millis(80.min(10 << i));
+        assert!(pair[1].at - pair[0].at < bound + SLACK, "pause {i}");
+    }
+    until("delivered", || host.stats().delivered == 1);
+    let s = host.stats();
+    check(&s);
+    assert_eq!((s.batches, s.retries, s.circuit_open), (1, 6, 0));
+    assert_eq!(s.bytes_out, requests.iter().map(|r| r.raw.len() as u64).sum::<u64>());
+    assert!(s.last_success_unix_ms > 0);
+}
+
+#[test]
+fn retry_after_in_seconds_is_a_minimum() {
+    let collector = Collector::saying(vec![busy("1")]);
+    let host = Host::open(collector.url(), json!({"retry": {"initial_ms": 1}}));
+    host.number(1);
+    host.flush_all();
+    let at: Vec<_> = collector.wait(2).iter().map(|r| r.at).collect();
+    assert!(at[1] - at[0] >= Duration::from_secs(1));
+    assert!(at[1] - at[0] < Duration::from_secs(1) + SLACK);
+}
+
+#[test]
+fn retry_after_as_a_date_is_a_minimum() {
+    let date = SystemTime::now() + Duration::from_secs(2);
+    let text = httpdate::fmt_http_date(date);
+    let whole = httpdate::parse_http_date(&text).unwrap();
+    let collector = Collector::start(move |seen| match seen.number {
+        0 => busy(&text),
+        _ => Reply::Status(200),
+    });
+    let host = Host::open(collector.url(), json!({"retry": {"initial_ms": 1}}));
+    host.number(1);
+    host.flush_all();
+    assert!(SystemTime::now() >= whole, "asked again before {whole:?}");
+    assert_eq!(collector.count(), 2);
+}
+
+#[test]
+fn retry_after_is_clamped() {
+    let far = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(86_400));
+    for asked in ["3600".to_string(), "99999999999999".to_string(), far] {
+        let collector = Collector::saying(vec![busy(&asked)]);
+        let host = Host::open(collector.url(), json!({"retry": {"initial_ms": 1, "max_ms": 200}}));
+        host.number(1);
+        host.flush_all();
+        let at: Vec<_> = collector.wait(2).iter().map(|r| r.at).collect();
+        assert!(at[1] - at[0] >= Duration::from_millis(200), "{asked}");
+    }
+}
+
+#[test]
+fn a_flush_cuts_a_pause_of_our_own_short() {
+    let collector = Collector::saying(vec![Reply::Status(500), Reply::Cut, Reply::Status(503)]);
+    let keys = json!({"batch": {"max_age_ms": 1}, "retry": {"initial_ms": 3_600_000, "max_ms": 3_600_000}});
+    let host = Host::open(collector.url(), keys);
+    host.number(1);
+    for n in 1..=3 {
+        collector.wait(n);
+        // Each call is worth one attempt; the last finds the collector well.
+        let status = host.flush(if n < 3 { Duration::ZERO } else { Duration::from_secs(10) });
+        assert_eq!(status, if n < 3 { Status::Timeout } else { Status::Ok }, "{n}");
+    }
+    assert_eq!(collector.count(), 4);
+}
+
+#[test]
+fn a_flush_does_not_cut_short_what_the_collector_asked_for() {
+    let collector = Collector::saying(vec![busy("1")]);
+    let keys = json!({"batch": {"max_age_ms": 1}, "retry": {"initial_ms": 1}});
+    let host = Host::open(collector.url(), keys);
+    host.number(1);
+    let first = collector.wait(1)[0].at;
+    assert_eq!(host.flush(Duration::from_millis(100)), Status::Timeout);
+    assert_eq!(collector.count(), 1);
+    host.flush_all();
+    assert!(collector.wait(2)[1].at - first >= Duration::from_secs(1));
+}
+
+#[test]
+fn an_answer_to_a_hurried_attempt_ends_the_pause() {
+    // After a failure the pause is long; a flush hurries one attempt, which is answered with "send it plain" or
+    // "send less": what that asks for is done at once.
+    for (answer, requests) in [(415, 3), (413, 4)] {
+        let collector = Collector::saying(vec![Reply::Status(500), Reply::Status(answer)]);
+        let keys =
+            json!({"batch": {"max_events": 2}, "retry": {"initial_ms": 3_600_000, "max_ms": 3_600_000}});
+        let host = Host::open(collector.url(), keys);
+        for n in 0..2 {
+            host.enqueue(json!({"n": n, "x": "x".repeat(1000)}).to_string());
+        }
+        collector.wait(1);
+        host.flush_all();
+        assert_eq!(collector.count(), requests);
+        assert_eq!(host.stats().delivered, 2);
+    }
+}
+
+#[test]
+fn a_stale_kept_connection_costs_no_pause() {
+    // The collector closes after each answer without having said so.
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let collector = Collector::start(move |_| Reply::Raw(ok.into()));
+    let keys = json!({"retry": {"initial_ms": 3_600_000, "max_ms": 3_600_000}});
+    let host = Host::open(collector.url(), keys);
+    for n in 0..20 {
+        host.number(n);
+        host.flush_all();
+    }
+    assert_eq!(collector.numbers(), (0..20).collect::<Vec<_>>());
+    assert_eq!(host.stats().retries, 0);
+}
