@@ -1,7 +1,6 @@
 # libtelemetry. `make help` lists what there is; every target does its own set-up.
 
 PYTHON  ?= python3
-SECONDS ?= 1
 CARGO   ?= cargo
 VENV    := .venv
 OUT     := target/release
@@ -36,11 +35,11 @@ test-loom: ## the models of the queue, the page and the sender
 test-all-python:
 	$(VENV)/bin/python -m pytest tests
 
-bench: build setup ## the budgets, measured here
-	tests/bench/run.sh
+bench: build setup ## the budgets, measured here (SECONDS=n for a shorter run)
+	tests/bench/run.sh $(if $(SECONDS),--seconds $(SECONDS))
 
-header: ## write include/telemetry.h anew
-	UPDATE_HEADER=1 $(CARGO) test --test header
+generate: ## write the header and the README's table of keys anew
+	UPDATE=1 $(CARGO) test --test generated
 
 lint: ## formatting and lints
 	$(CARGO) fmt --check
@@ -53,4 +52,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) dist demo-out
 
-.PHONY: help build setup demo test test-rust test-loom test-all-python bench header lint fmt clean
+.PHONY: help build setup demo test test-rust test-loom test-all-python bench generate lint fmt clean

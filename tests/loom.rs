@@ -27,7 +27,13 @@ fn proves(sites: &[Site], model: fn()) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.max_branches = 5_000;
-        builder.check(model);
+        let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = runs.clone();
+        builder.check(move || {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            model();
+        });
+        assert!(runs.load(std::sync::atomic::Ordering::Relaxed) > 100, "hardly anything was explored");
     };
     weaken(None);
     explore();
@@ -74,7 +80,7 @@ impl Queue {
     fn append(&self, event: u64) -> bool {
         loop {
             match self.log().append(0, 0, &event.to_le_bytes(), || true) {
-                Ok(done) if done.attention && self.log().withdraw_if_given_up(done.at, 8) => {}
+                Ok(done) if done.attention && self.log().withdraw_if_given_up(&done, 8) => {}
                 Ok(done) => return done.attention,
                 Err(Refused::Full) => thread::yield_now(),
                 Err(Refused::Torn) => unreachable!(),
@@ -91,8 +97,12 @@ impl Queue {
     }
 
     fn settle(&self, to: Position) {
-        self.log().settle(to, |slot, _| {
-            slot.segment().zero(self.len);
+        self.log().settle(to, |slot, tainted| {
+            if tainted {
+                slot.replace();
+            } else {
+                slot.segment().zero(self.len);
+            }
             true
         });
     }
@@ -174,7 +184,7 @@ fn an_event_given_up_on_arrives_once() {
                 }
                 Seen::Hole { .. } if patience > 0 => {
                     patience -= 1;
-                    at = queue.log().give_up_on(at, |_, _, body| got.push(body.to_vec()));
+                    at = queue.log().give_up_on(at, |_, _, body| got.push(body.to_vec())).unwrap();
                 }
                 Seen::Hole { .. } | Seen::Empty { .. } => thread::yield_now(),
             }
@@ -186,6 +196,40 @@ fn an_event_given_up_on_arrives_once() {
         }
         assert_eq!(got, [7u64.to_le_bytes().to_vec()], "exactly once");
         assert_eq!(queue.log().accepted(), 1);
+    });
+}
+
+#[test]
+fn a_late_commit_to_retired_memory_arrives_once() {
+    proves(&[], || {
+        // One record a segment: giving up and going on retires the segment under the slow producer.
+        let queue = Queue::new(4, 1);
+        queue.log().set_attention(u64::MAX, Position::MAX);
+        let producer = {
+            let queue = queue.clone();
+            thread::spawn(move || queue.append(7))
+        };
+        let (mut at, mut got, mut gave_up) = (queue.log().head(), Vec::new(), false);
+        while queue.log().tail() == at {
+            thread::yield_now();
+        }
+        if let Seen::Hole { at: hole } = queue.log().look(at) {
+            gave_up = true;
+            at = queue.log().give_up_on(hole, |_, _, body| got.push(body[0])).unwrap();
+            queue.append(8);
+            while let Some((event, next)) = queue.read(at) {
+                got.push(event as u8);
+                at = next;
+                queue.settle(at);
+            }
+        }
+        producer.join().unwrap();
+        while let Some((event, next)) = queue.read(at) {
+            got.push(event as u8);
+            at = next;
+        }
+        got.sort_unstable();
+        assert_eq!(got, if gave_up { vec![7, 8] } else { vec![7] }, "each exactly once");
     });
 }
 

@@ -21,25 +21,25 @@
 
 #![forbid(unsafe_code)]
 
-mod endpoint;
 mod json;
 mod keys;
 mod proxy;
+mod redact;
 mod values;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use endpoint::Endpoint;
 pub use keys::{KEYS, Key, Kind, keys_markdown};
-pub use proxy::ProxyConfig;
 
+use crate::sink::{Endpoint, Proxy, http1};
+use redact::redact;
 use values::{Given, Headers, Values};
 
 /// Everything a client was told, frozen at open.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where events go, as given; sinks want [`Config::request_endpoint`].
+    /// Where events go, as given but for the user information.
     pub endpoint: Endpoint,
     /// How a batch becomes a request.
     pub format: FormatKind,
@@ -59,8 +59,8 @@ pub struct Config {
     pub timeout_ms: u64,
     /// Files for TLS.
     pub tls: TlsFiles,
-    /// The proxy to use for this endpoint, if any.
-    pub proxy: ProxySetting,
+    /// The proxy to use for this endpoint, after the key, the environment and `NO_PROXY` were considered.
+    pub proxy: Option<Proxy>,
     /// Who resolves host names.
     pub resolver: ResolverKind,
     /// When a batch closes.
@@ -147,9 +147,6 @@ pub struct TlsFiles {
     pub key_file: Option<PathBuf>,
 }
 
-/// The proxy, after the key, the environment and `NO_PROXY` were considered; none is a direct connection.
-pub type ProxySetting = Option<ProxyConfig>;
-
 /// When a batch closes: whichever comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
@@ -223,10 +220,15 @@ impl Config {
         let given = values.text("endpoint")?;
         let default = keys::find("endpoint").map_or("", |key| key.default);
         let address = given.as_ref().map_or(default, |given| given.value.as_str());
-        let parsed = endpoint::parse(address).map_err(|why| match &given {
-            Some(given) => given.refuse_as(&endpoint::redact(address), &why),
+        let mut endpoint = Endpoint::parse(address).map_err(|why| match &given {
+            Some(given) => given.refuse_as(&redact(address), &why),
             None => ConfigError::new(format!("the default endpoint: {why}")),
         })?;
+
+        let userinfo = match &mut endpoint {
+            Endpoint::Http { url } => url.userinfo.take(),
+            _ => None,
+        };
 
         let format = match values.choice("format")? {
             "posthog" => FormatKind::Posthog,
@@ -238,7 +240,7 @@ impl Config {
             return Err(ConfigError::new("api_key is missing: the format posthog needs it".into()));
         }
         let headers = headers(&values)?;
-        let (basic, bearer) = credentials(&values, parsed.userinfo, &headers)?;
+        let (basic, bearer) = credentials(&values, userinfo, &headers)?;
         let Sizes { queue_bytes, segment_bytes, max_event_bytes } = Sizes::read(&values)?;
 
         Ok(Config {
@@ -254,7 +256,7 @@ impl Config {
             },
             timeout_ms: values.integer("timeout_ms")?.value,
             tls: tls(&values)?,
-            proxy: proxy::resolve(&values, parsed.target.as_ref())?,
+            proxy: proxy::resolve(&values, &endpoint)?,
             resolver: match values.choice("resolver")? {
                 "system" => ResolverKind::System,
                 _ => ResolverKind::Builtin,
@@ -281,23 +283,20 @@ impl Config {
             },
             disabled: values.flag("disabled")?,
             test: test_switches(&values)?,
-            endpoint: parsed.endpoint,
+            endpoint,
         })
-    }
-
-    /// Where requests go: the endpoint, with the format's path if it was given without one.
-    pub fn request_endpoint(&self, format_path: &str) -> Endpoint {
-        self.endpoint.with_path(format_path)
     }
 
     /// The same with every relative path under `directory`. A server may change its directory between open and
     /// the first event, and the file must not move with it.
     #[must_use]
     pub fn anchored(mut self, directory: &Path) -> Config {
-        self.endpoint = self.endpoint.anchored(directory);
-        for file in
-            [&mut self.tls.ca_file, &mut self.tls.cert_file, &mut self.tls.key_file].into_iter().flatten()
-        {
+        let endpoint = match &mut self.endpoint {
+            Endpoint::File { path } => Some(path),
+            _ => None,
+        };
+        let tls = [&mut self.tls.ca_file, &mut self.tls.cert_file, &mut self.tls.key_file];
+        for file in tls.into_iter().flatten().chain(endpoint) {
             *file = directory.join(&file);
         }
         self
@@ -326,23 +325,16 @@ fn visible(given: Option<Given<String>>) -> Result<Option<String>, ConfigError> 
 }
 
 fn headers(values: &Values<'_>) -> Result<Option<Given<Headers>>, ConfigError> {
-    const OURS: [&str; 5] =
-        ["host", "content-length", "content-type", "content-encoding", "transfer-encoding"];
+    const OURS: [&str; 3] = ["host", "content-type", "content-encoding"];
     let Some(given) = values.headers("headers")? else { return Ok(None) };
     for (at, (name, value)) in given.value.iter().enumerate() {
-        let refuse = |why: &str| Err(given.refuse_as("", &format!("the header {} {why}", json::shown(name))));
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || !name.bytes().all(token) {
-            return refuse("has no valid name");
-        }
+        http1::check_header(name, value).map_err(|why| given.refuse_as("", &why))?;
+        let refuse = |why: &str| Err(given.refuse_as("", &format!("the header {name} {why}")));
         if OURS.contains(&name.to_ascii_lowercase().as_str()) {
             return refuse("is set by the library");
         }
         if given.value.iter().take(at).any(|(earlier, _)| earlier.eq_ignore_ascii_case(name)) {
             return refuse("is there twice");
-        }
-        if value.chars().any(|c| c.is_control() && c != '\t') {
-            return refuse("has a control character in its value");
         }
     }
     Ok(Some(given))

@@ -18,8 +18,10 @@ crate::blank_struct! {
         pub state: StateWord,
         /// The process that built it; looked at only where the kernel does not wipe.
         pub pid: AtomicU32,
+        /// 1: libc's child hook ran for this very process; a raw clone finds 0.
+        pub hooked: AtomicU32,
         /// Keeps the producers' words off the state's cache line.
-        pub pad: [AtomicU32; 13],
+        pub pad: [AtomicU32; 12],
         /// The queue's.
         pub cursors: Cursors,
         /// The sender's.

@@ -16,17 +16,16 @@ use crate::fork::world::{Claim, StateWord};
 use crate::format::Format;
 use crate::platform::log::{Level, Reason, say};
 use crate::platform::mmap::Latest;
-use crate::platform::once::SetOnce;
 use crate::platform::page::WipedPage;
 use crate::platform::sockets::SocketTable;
-use crate::platform::{clock, entropy, process, thread};
+use crate::platform::{clock, entropy, island, process, thread};
 use crate::queue::log::{Appended, Log, Refused};
 use crate::queue::memory;
 use crate::queue::segment::Slot;
 use crate::sink::{self, SinkConfig};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// What a call came to; the numbers are the C API's.
@@ -61,11 +60,11 @@ pub const DISABLED: u32 = 4;
 pub const PANIC_IN_ENQUEUE: u32 = 8;
 
 /// How far an event came on the hot path.
-pub enum Fast {
+pub enum Fast<'a> {
     /// Taken.
     Taken,
     /// Taken, and somebody should look after it: [`Client::enqueue_attended`].
-    Attend(u64, Appended),
+    Attend(u64, Appended<'a>),
     /// Not taken: [`Client::enqueue`].
     Slow,
 }
@@ -85,15 +84,15 @@ pub struct Client {
     pub(super) block: Option<Duration>,
     /// [`CLOSED`], [`DEAD`], [`DISABLED`], [`PANIC_IN_ENQUEUE`]: outside the wiped page, so that children inherit it.
     pub(super) flags: AtomicU32,
-    /// [`gate::hooked_forks`] when the latest world was built; outside the page for the same reason.
-    pub(super) forks_seen: AtomicU64,
+    /// The opener's world was built: a blank page from now on is a child's.
+    pub(super) opened: AtomicBool,
     pub(super) area: Latest,
     pub(super) sockets: Arc<SocketTable>,
     pub(super) settings: Arc<Settings>,
     pub(super) format: Arc<dyn Format>,
     pub(super) sink: SinkConfig,
     pub(super) exit_timeout: Duration,
-    pub(super) registration: SetOnce<Registration>,
+    pub(super) registration: OnceLock<Registration>,
     pub(super) me: Weak<Client>,
 }
 
@@ -103,7 +102,7 @@ impl Client {
     /// Take an event if that needs nothing but an append. Neither panics nor owns anything, so that a thread
     /// cancelled in the middle, or a signal handler that jumps out of it, may unwind through it.
     #[inline(always)]
-    pub fn enqueue_fast(&self, event: &[u8]) -> Fast {
+    pub fn enqueue_fast(&self, event: &[u8]) -> Fast<'_> {
         let ready =
             self.flags.load(Ordering::Relaxed) == 0 && !event.is_empty() && event.len() <= self.max_event;
         let Some(nonce) = self.control().state.fast().filter(|_| ready) else { return Fast::Slow };
@@ -115,14 +114,14 @@ impl Client {
     }
 
     #[inline(always)]
-    fn append(&self, nonce: u64, event: &[u8]) -> Result<Appended, Refused> {
+    fn append(&self, nonce: u64, event: &[u8]) -> Result<Appended<'_>, Refused> {
         let now = if self.coarse { clock::wall_coarse_ns() } else { clock::wall_precise_ns() };
         self.log(nonce).append(0, now, event, || self.control().state.is(nonce))
     }
 
     /// What [`Client::enqueue_fast`] left to do for an event that was taken with attention.
     #[cold]
-    pub fn enqueue_attended(&self, nonce: u64, done: Appended, event: &[u8]) -> Status {
+    pub fn enqueue_attended(&self, nonce: u64, done: Appended<'_>, event: &[u8]) -> Status {
         if self.attend(&self.log(nonce), done, event.len()) {
             return self.enqueue(event);
         }
@@ -151,7 +150,7 @@ impl Client {
                 }
                 Err(Refused::Torn) => {}
                 Err(Refused::Full) => {
-                    if !self.may_wait(&mut blocked) {
+                    if !self.may_wait(&self.log(nonce), &mut blocked) {
                         return self.count_full();
                     }
                 }
@@ -197,6 +196,12 @@ impl Client {
         if flags & CLOSED != 0 {
             return Status::Closed;
         }
+        self.count_too_large()
+    }
+
+    /// An event that is longer than `max_event_bytes`, whatever it is.
+    #[cold]
+    pub fn count_too_large(&self) -> Status {
         if self.enter().is_some() {
             counters::add(&self.control().counters.dropped_too_large, 1);
         }
@@ -212,13 +217,13 @@ impl Client {
 
     /// The queue is full: have it emptied, and wait a little if the caller asked for that.
     #[cold]
-    fn may_wait(&self, since: &mut Option<Instant>) -> bool {
+    fn may_wait(&self, log: &Log<'_>, since: &mut Option<Instant>) -> bool {
         let words = self.words();
         match words.state.load(Ordering::SeqCst) {
             ABSENT => {
                 self.start_sender();
             }
-            ASLEEP => words.wake(),
+            ASLEEP if log.wants_any_wake() => words.wake(),
             _ => {}
         }
         let Some(limit) = self.block else { return false };
@@ -233,8 +238,8 @@ impl Client {
     /// An event was taken and somebody should look after it. `true`: the consumer had given up on its record,
     /// which was taken back; append it anew.
     #[cold]
-    fn attend(&self, log: &Log<'_>, done: Appended, len: usize) -> bool {
-        if log.withdraw_if_given_up(done.at, len) {
+    fn attend(&self, log: &Log<'_>, done: Appended<'_>, len: usize) -> bool {
+        if log.withdraw_if_given_up(&done, len) {
             return true;
         }
         let words = self.words();
@@ -242,7 +247,7 @@ impl Client {
             ABSENT if !self.must_not_start(log) => {
                 self.start_sender();
             }
-            ASLEEP => words.wake(),
+            ASLEEP if log.wants_wake(done.at) => words.wake(),
             _ => {}
         }
         false
@@ -263,8 +268,17 @@ impl Client {
         if self.page.is_wiped() || control.pid.load(Ordering::Relaxed) == process::pid() {
             return Some(generation);
         }
+        control.hooked.store(0, Ordering::Relaxed);
         control.state.wipe_foreign(generation);
         None
+    }
+
+    /// Whether this process was made by a raw clone, in which the heap may be locked for ever.
+    pub(super) fn is_raw(&self) -> bool {
+        match self.generation() {
+            Some(_) => self.words().raw.load(Ordering::Relaxed) != 0,
+            None => self.opened.load(Ordering::Relaxed) && self.control().hooked.load(Ordering::Relaxed) == 0,
+        }
     }
 
     /// This process's generation, building its world if need be. `None`: no memory, or a builder that does
@@ -289,8 +303,11 @@ impl Client {
     /// system's entropy. Allocates nothing from the heap: after a raw clone it may be locked for ever.
     fn build(&self) -> Option<u64> {
         let control = self.control();
-        let forks = gate::hooked_forks();
-        let raw = self.forks_seen.swap(forks, Ordering::Relaxed) == forks;
+        let hooked = control.hooked.swap(0, Ordering::Relaxed) != 0;
+        let raw = self.opened.swap(true, Ordering::Relaxed) && !hooked;
+        if raw {
+            island::enter();
+        }
         // After a raw clone no hook did this.
         self.sockets.close_inherited();
         control.words.reset();
@@ -374,7 +391,7 @@ impl Client {
         if lived.is_err() {
             self.die();
             desk.words.leave_consumer();
-            desk.words.give_start_back();
+            desk.words.step_down(&desk.log);
         }
     }
 

@@ -8,8 +8,8 @@
 use super::handle::{CLOSED, Client, DEAD, DISABLED, Status};
 use crate::delivery::sender;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
-use crate::fork::gate;
 use crate::fork::hooks::{self, BUDGET, ForkAware};
+use crate::platform::log::{Level, Reason, say};
 use crate::platform::{clock, thread};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -73,7 +73,10 @@ impl Client {
             return Status::Ok;
         }
         words.flush_to.fetch_max(target, Ordering::SeqCst);
-        words.flushes.fetch_add(1, Ordering::SeqCst);
+        if !timeout.is_zero() {
+            // A caller who waits is worth an attempt before its time; one who only asks is not.
+            words.flushes.fetch_add(1, Ordering::SeqCst);
+        }
         loop {
             self.set_going(generation, target, deadline, timeout.is_zero());
             if done() {
@@ -111,6 +114,10 @@ impl Client {
             }
             words.leave_consumer();
         }
+        if threads && self.has_pending() {
+            // What came meanwhile is not left behind, if a thread can be had by now.
+            self.start_sender();
+        }
     }
 
     /// Take nothing more, deliver what was taken within `timeout`, end the thread. Idempotent.
@@ -125,7 +132,21 @@ impl Client {
         let Some(generation) = self.generation() else { return Status::Ok };
         let status = self.drain(generation, timeout);
         self.stop_sender(status != Status::Ok);
+        self.report_loss("at shutdown");
         status
+    }
+
+    /// What nobody will deliver any more is not lost in silence.
+    fn report_loss(&self, when: &str) {
+        let left = self.stats().queue_events;
+        if left > 0 {
+            let name = &self.settings.name;
+            say(
+                Level::Error,
+                Reason::Lost,
+                &format!("{when}, {left} event(s) for {name} were not delivered"),
+            );
+        }
     }
 
     /// End the sender, cutting its connection if it may be inside a request, and drop the engine.
@@ -154,10 +175,7 @@ impl Client {
 
     /// Shut it if it is not, and give everything back. Other processes' copies are not touched.
     pub fn free(self: Arc<Self>) {
-        let raw = match self.generation() {
-            Some(_) => self.words().raw.load(Ordering::Relaxed) != 0,
-            None => self.forks_seen.load(Ordering::Relaxed) == gate::hooked_forks(),
-        };
+        let raw = self.is_raw();
         let down = self.generation().is_some() && self.words().down.load(Ordering::SeqCst) != 0;
         self.shutdown(if down { Duration::ZERO } else { self.exit_timeout });
         if let Some(registration) = self.registration.get() {
@@ -264,19 +282,22 @@ impl ForkAware for Client {
         if !self.page.is_wiped() {
             self.control().state.wipe_by_hand();
         }
+        self.control().hooked.store(1, Ordering::Relaxed);
     }
 
     fn exit(&self, ask: bool, deadline: Instant) {
         let Some(generation) = self.generation() else { return };
-        if self.exit_budget().is_zero() {
-            return;
-        }
-        if ask {
+        let worth_it = !self.exit_budget().is_zero();
+        if ask && worth_it {
             let log = self.log(generation);
             self.words().flush_to.fetch_max(log.tail(), Ordering::SeqCst);
             self.words().wake();
-        } else {
+        }
+        if !ask && worth_it {
             self.drain(generation, deadline.saturating_duration_since(Instant::now()));
+        }
+        if !ask && self.flags.load(Ordering::SeqCst) == 0 && self.has_pending() {
+            self.report_loss("at exit");
         }
     }
 

@@ -5,7 +5,6 @@
 //!   configuration's files or the environment any more.
 //! - Opening starts no thread and opens no socket.
 
-use super::config::Endpoint;
 use super::config::{Clock, Compression, Config, FormatKind, OnFull, ResolverKind, process_env};
 use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
 use crate::delivery::engine::Settings;
@@ -16,14 +15,13 @@ use crate::format::json::JsonArray;
 use crate::format::ndjson::Ndjson;
 use crate::format::posthog::Posthog;
 use crate::platform::mmap::Latest;
-use crate::platform::once::SetOnce;
 use crate::platform::page::WipedPage;
 use crate::platform::sockets::SocketTable;
-use crate::sink::{self, SinkConfig};
+use crate::sink::{self, Endpoint, SinkConfig, url};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Why a client could not be opened.
@@ -69,21 +67,20 @@ fn build(
         coarse: config.clock == Clock::Coarse,
         block: (config.on_full == OnFull::Block).then(|| Duration::from_millis(config.block_timeout_ms)),
         flags: AtomicU32::new(flags_of(config)),
-        // No number of forks: the opener's world is not that of a raw clone.
-        forks_seen: AtomicU64::new(gate::hooked_forks().wrapping_sub(1)),
+        opened: AtomicBool::new(false),
         area: Latest::new(config.segment_bytes * slots),
         sockets: Arc::new(SocketTable::new()),
         settings,
         format,
         sink,
         exit_timeout: Duration::from_millis(config.exit_timeout_ms),
-        registration: SetOnce::new(),
+        registration: OnceLock::new(),
         me: me.clone(),
     });
     if !config.disabled {
         // The opener's world is built here, so that a blank page later always means a child.
         client.enter().ok_or_else(|| io(std::io::Error::last_os_error()))?;
-        client.registration.set(hooks::register(client.clone()));
+        let _ = client.registration.set(hooks::register(client.clone()));
     }
     Ok(client)
 }
@@ -102,18 +99,13 @@ fn format_of(config: &Config) -> Arc<dyn Format> {
 }
 
 fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
-    let endpoint = match config.request_endpoint(format.path()) {
-        Endpoint::Http { url } => sink::Endpoint::Http { url },
-        Endpoint::Unix { socket, path } => sink::Endpoint::Unix { socket, path },
-        Endpoint::File { path } => sink::Endpoint::File { path },
-    };
-    let mut sink = SinkConfig::new(endpoint);
+    let mut sink = SinkConfig::new(config.endpoint.clone().with_path(format.path()));
     sink.tls = sink::TlsFiles {
         ca_pem: read_file("tls.ca_file", config.tls.ca_file.as_ref())?,
-        cert_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?,
-        key_pem: read_file("tls.key_file", config.tls.key_file.as_ref())?,
+        client_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?
+            .zip(read_file("tls.key_file", config.tls.key_file.as_ref())?),
     };
-    sink.proxy = config.proxy.clone().map(|p| sink::ProxyConfig { url: p.url, no_proxy: p.no_proxy });
+    sink.proxy = config.proxy.clone();
     sink.resolver = match config.resolver {
         ResolverKind::Builtin => sink::Resolver::Builtin,
         ResolverKind::System => sink::Resolver::System(system_lookup),
@@ -146,7 +138,7 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
     let ms = Duration::from_millis;
     let mut headers = config.headers.clone();
     if let Some(pair) = &config.basic {
-        headers.push(("Authorization".into(), format!("Basic {}", base64(pair.as_bytes()))));
+        headers.push(("Authorization".into(), url::basic(pair)));
     }
     if let Some(token) = &config.bearer {
         headers.push(("Authorization".into(), format!("Bearer {token}")));
@@ -155,54 +147,13 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
         max_events: config.batch.max_events,
         max_bytes: config.batch.max_bytes,
         max_age: ms(config.batch.max_age_ms),
-        gzip: config.compression == Compression::Gzip
-            && !matches!(sink.endpoint, sink::Endpoint::File { .. }),
+        gzip: config.compression == Compression::Gzip && !matches!(sink.endpoint, Endpoint::File { .. }),
         timeout: ms(config.timeout_ms),
         limits: Limits { initial: ms(config.retry.initial_ms), max: ms(config.retry.max_ms) },
         max_event_age: Duration::from_secs(config.retry.max_age_s),
         idle: ms(config.idle_ms),
         headers,
-        name: config.name.clone().unwrap_or_else(|| name_of(&sink.endpoint)),
+        name: config.name.clone().unwrap_or_else(|| sink.endpoint.to_string()),
         panic: config.test.panic.as_deref() == Some("sender"),
-    }
-}
-
-/// The endpoint for logs: no query, which may hold a key.
-fn name_of(endpoint: &sink::Endpoint) -> String {
-    match endpoint {
-        sink::Endpoint::Http { url } => url.split(['?', '#']).next().unwrap_or_default().to_string(),
-        sink::Endpoint::Unix { socket, .. } => format!("http+unix://{}", socket.display()),
-        sink::Endpoint::File { path } => format!("file:{}", path.display()),
-    }
-}
-
-/// Base64 with padding (RFC 4648, 4).
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |w, &b| w << 8 | u32::from(b)) << (8 * (3 - chunk.len()));
-        for i in 0..4 {
-            let six = (word >> (18 - 6 * i) & 63) as usize;
-            out.push(if i <= chunk.len() { char::from(ALPHABET[six]) } else { '=' });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_of_the_rfc() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-        ] {
-            assert_eq!(super::base64(plain.as_bytes()), coded);
-        }
     }
 }

@@ -14,7 +14,7 @@ use crate::platform::log::{Level, Reason, say};
 use crate::platform::{clock, entropy};
 use crate::queue::log::{Log, Seen};
 use crate::queue::memory;
-use crate::queue::record::{self, Position};
+use crate::queue::record::{self, Position, split};
 use crate::queue::segment::Fields;
 use crate::sink::{Request, Response, Sink, TransportError, TransportErrorKind};
 use flate2::{Compression, write::GzEncoder};
@@ -27,6 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 const HOLE_PATIENCE: Duration = Duration::from_secs(1);
 /// How soon to look at one again.
 const HOLE_LOOK: Duration = Duration::from_millis(2);
+/// A segment used up within this time means heavy use.
+const BUSY: Duration = Duration::from_secs(1);
 /// Bodies up to this size are sent plain.
 const GZIP_ABOVE: usize = 1024;
 
@@ -90,9 +92,13 @@ pub struct Engine {
     /// When the batch is old enough to go.
     due: Option<Instant>,
     hole: Option<(Position, Instant)>,
+    /// When a segment was last made blank.
+    last_blanked: Option<Instant>,
     full: bool,
     plain: bool,
     trying_again: bool,
+    /// Refusals since something was last accepted, within a batch.
+    refusals: u32,
     flushes_served: u32,
 }
 
@@ -113,9 +119,11 @@ impl Engine {
             sink,
             due: None,
             hole: None,
+            last_blanked: None,
             full: false,
             plain: false,
             trying_again: false,
+            refusals: 0,
             flushes_served: 0,
         }
     }
@@ -203,9 +211,10 @@ impl Engine {
                     if now.saturating_duration_since(since) < HOLE_PATIENCE {
                         break;
                     }
-                    self.hole = None;
                     let mut rescued = Vec::new();
-                    let to = log.give_up_on(at, |at, fields, body| rescued.push((at, fields, body)));
+                    let given_up = log.give_up_on(at, |at, fields, body| rescued.push((at, fields, body)));
+                    let Some(to) = given_up else { break };
+                    self.hole = None;
                     for (at, fields, body) in rescued {
                         self.take(desk, at, fields, body, true);
                     }
@@ -255,19 +264,29 @@ impl Engine {
     fn settle(&mut self, desk: &Desk<'_>) {
         let to = self.batch.settled_to();
         if to != desk.log.head() {
-            let (used, of) = desk.log.used();
-            let len = desk.log.segment_len;
-            // Pages are kept while the queue is in heavy use, and only where all slots together may be.
-            let keep = used > 2 && of as usize == desk.log.slots.len();
+            let keep = self.is_busy(desk);
+            let (len, before) = (desk.log.segment_len, split(desk.log.head()).0);
             desk.log.settle(to, |slot, tainted| memory::blank(slot, len, tainted, keep));
+            if split(to).0 != before {
+                self.last_blanked = Some(Instant::now());
+            }
         }
         if to == self.batch.read {
             self.batch.clear();
             self.due = None;
             self.full = false;
             self.trying_again = false;
+            self.refusals = 0;
         }
         desk.words.tell();
+    }
+
+    /// Whether segments come back so fast that their pages are better kept than given back and faulted in
+    /// again; only where the pages of all slots together are within the memory the user allowed.
+    fn is_busy(&self, desk: &Desk<'_>) -> bool {
+        let (used, of) = desk.log.used();
+        let soon = self.last_blanked.is_some_and(|at| at.elapsed() < BUSY);
+        (used > 2 || soon) && of as usize == desk.log.slots.len()
     }
 
     /// Send the next group of the batch once, and act on what comes back.
@@ -354,11 +373,16 @@ impl Engine {
                 add(&desk.counters.unverified, 1);
                 self.decide(desk, group, |_| Fate::Delivered, response);
             }
-            Verdict::Bisect if group.len() > 1 => {
+            Verdict::Bisect if group.len() > 1 && self.may_halve() => {
+                self.backoff.reset();
                 self.batch.halve(group);
                 self.trying_again = false;
             }
-            Verdict::PlainPlease if gzip => self.plain = true,
+            Verdict::PlainPlease if gzip => {
+                self.backoff.reset();
+                self.plain = true;
+                self.trying_again = true;
+            }
             Verdict::Bisect | Verdict::PlainPlease => {
                 self.decide(desk, group, |_| Fate::Rejected, response);
             }
@@ -374,6 +398,13 @@ impl Engine {
                 say(Level::Error, Reason::Denied, &text);
             }
         }
+    }
+
+    /// A refused batch is halved to find the event that is refused; but a collector that refuses everything
+    /// is not asked about each event: after so many refusals without one acceptance the rest goes as a whole.
+    fn may_halve(&mut self) -> bool {
+        self.refusals += 1;
+        self.refusals <= 4 * (self.batch.len().ilog2() + 1)
     }
 
     fn decide(
@@ -398,6 +429,7 @@ impl Engine {
         add(&desk.counters.delivered, delivered);
         add(&desk.counters.rejected, rejected);
         if delivered > 0 {
+            self.refusals = 0;
             let ms = clock::wall_precise_ns() / 1_000_000;
             desk.counters.last_success_unix_ms.store(ms, Ordering::Relaxed);
         }

@@ -65,6 +65,7 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
         if wish & WISH_STOP != 0 {
             return End::Stop;
         }
+        let flushes = flush_words(words);
         let next = engine.poll(desk, wish & WISH_END != 0, None);
         let now = Instant::now();
         let bound = match next {
@@ -84,12 +85,14 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
                 at.saturating_duration_since(now)
             }
         };
-        let (flush_to, flushes) = flush_words(words);
+        let (count, at) = engine.attention(&desk.log);
         let read = engine.read();
-        words.sleep(&desk.log, engine.attention(&desk.log), bound.max(Duration::from_micros(100)), || {
-            // Between the look at the log and the sleep: a wish, a flush, or (when idle) an event.
+        words.sleep(&desk.log, (count, at), bound.max(Duration::from_micros(100)), || {
+            // Between the look at the log and the sleep: a wish, a flush, a full batch, or (when idle) an event.
             words.wish.load(Ordering::SeqCst) != 0
-                || flush_words(words) != (flush_to, flushes)
+                || flush_words(words) != flushes
+                || desk.log.accepted() >= count
+                || desk.log.tail() > at
                 || (next == Next::Idle && desk.log.tail() != read)
         });
     }
@@ -124,24 +127,15 @@ pub fn live(
     let words = desk.words;
     step_in(words);
     loop {
+        // Who cannot get in leaves it to whoever delivers on his own thread.
+        let engine = if become_consumer(words, Instant::now() + HANDOVER) { borrow() } else { None };
+        let Some(mut engine) = engine else { break };
         desk.log.set_attention(u64::MAX, Position::MAX);
-        if !become_consumer(words, Instant::now() + HANDOVER) {
-            // Somebody delivers on his own thread, and serves what comes meanwhile.
-            words.give_start_back();
-            return;
-        }
-        let Some(mut engine) = borrow() else {
-            words.leave_consumer();
-            words.give_start_back();
-            return;
-        };
         let end = work(&mut engine, desk, idle, tick);
         let read = engine.read();
         if end == End::Stop {
             drop(engine);
-            words.leave_consumer();
-            words.give_start_back();
-            return;
+            break;
         }
         if words.wish.load(Ordering::SeqCst) & WISH_END == 0 {
             engine.rest();
@@ -153,6 +147,10 @@ pub fn live(
             return;
         }
     }
+    if words.consumer.load(Ordering::SeqCst) == thread::tid() {
+        words.leave_consumer();
+    }
+    words.step_down(&desk.log);
 }
 
 /// Deliver on the caller's thread, as the consumer, until everything before `target` is settled or the

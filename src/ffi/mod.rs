@@ -183,8 +183,8 @@ pub unsafe extern "C-unwind" fn telemetry_enqueue(
     // a thread that is cancelled in the middle of it may unwind through. All the rest is behind the guard.
     // SAFETY: by the contract of the C API, NULL or a handle from telemetry_open that was not freed.
     let client = unsafe { t.cast::<Client>().as_ref() };
-    let (Some(client), false) = (client, event.is_null() || len > isize::MAX as usize) else {
-        return refuse_arguments(client.is_none());
+    let (Some(client), false, true) = (client, event.is_null(), len <= isize::MAX as usize) else {
+        return refuse_arguments(client, event.is_null());
     };
     // SAFETY: by contract `len` readable bytes.
     let event = unsafe { std::slice::from_raw_parts(event.cast(), len) };
@@ -203,7 +203,7 @@ fn enqueue_slowly(client: &Client, event: &[u8]) -> telemetry_status {
 
 #[cold]
 #[inline(never)]
-fn enqueue_attended(client: &Client, nonce: u64, done: Appended, event: &[u8]) -> telemetry_status {
+fn enqueue_attended(client: &Client, nonce: u64, done: Appended<'_>, event: &[u8]) -> telemetry_status {
     guard(Some(client), TELEMETRY_INTERNAL, || {
         client.enqueue_attended(nonce, done, event) as telemetry_status
     })
@@ -211,10 +211,12 @@ fn enqueue_attended(client: &Client, nonce: u64, done: Appended, event: &[u8]) -
 
 #[cold]
 #[inline(never)]
-fn refuse_arguments(no_client: bool) -> telemetry_status {
-    let which =
-        if no_client { "the client (first argument) is NULL" } else { "the event (second argument) is NULL" };
-    error::fail(TELEMETRY_INVALID, which)
+fn refuse_arguments(client: Option<&Client>, no_event: bool) -> telemetry_status {
+    guard(client, TELEMETRY_INTERNAL, || match client {
+        None => error::fail(TELEMETRY_INVALID, "the client (first argument) is NULL"),
+        Some(_) if no_event => error::fail(TELEMETRY_INVALID, "the event (second argument) is NULL"),
+        Some(client) => client.count_too_large() as telemetry_status,
+    })
 }
 
 /// Delivers what this process enqueued before the call, and waits for it at most `timeout_ms` milliseconds. With

@@ -8,15 +8,11 @@
 
 use crate::platform::once::SetOnce;
 use crate::platform::page::WipedPage;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 static PAGE: SetOnce<WipedPage<AtomicU32, AtomicU32>> = SetOnce::new();
 /// Where the page could not be had.
 static PLAIN: AtomicU32 = AtomicU32::new(0);
-
-/// How often libc's child hook ran in the line of processes that led here: unchanged in a child means that
-/// it was made by `_Fork` or a raw `clone`.
-static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// Make the page, the first time it is called.
 pub fn prepare_page(try_wipe: bool) {
@@ -46,13 +42,7 @@ pub fn open() {
     word().fetch_sub(1, Ordering::SeqCst);
 }
 
-/// In the child: nobody is inside `fork()`, and one more hook has run.
+/// In the child: nobody is inside `fork()`.
 pub fn reset_in_child() {
     word().store(0, Ordering::SeqCst);
-    FORKS.fetch_add(1, Ordering::SeqCst);
-}
-
-/// See [`FORKS`].
-pub fn hooked_forks() -> u64 {
-    FORKS.load(Ordering::SeqCst)
 }

@@ -43,8 +43,10 @@ pub enum Reason {
     Thread,
     /// A defect of ours.
     Internal,
+    /// The process or the client ends with events undelivered.
+    Lost,
 }
-const REASONS: usize = 9;
+const REASONS: usize = 10;
 const MINUTE_NS: u64 = 60_000_000_000;
 
 /// The host's logger: level, NUL-terminated text, the host's own pointer.

@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod entropy;
 pub mod futex;
+pub mod island;
 pub mod log;
 pub mod mmap;
 pub mod once;

@@ -11,9 +11,10 @@ use super::record::{self, Position, Word, footprint, position, split};
 use super::segment::{Fields, SEGMENT_HEADER, Slot};
 use crate::platform::sync::{AtomicU64, Ordering, Site, at as order, fence_after_rmw, full_fence};
 
-/// How many ranges the consumer may have given up on before the oldest is forgotten.
+/// How many ranges the consumer has given up on it remembers; more it does not give up on before the oldest
+/// is settled.
 #[cfg(not(loom))]
-pub const GIVEN_UP: usize = 8;
+pub const GIVEN_UP: usize = 32;
 /// Small, so that a model stays small.
 #[cfg(loom)]
 pub const GIVEN_UP: usize = 1;
@@ -26,11 +27,19 @@ pub struct Cursors {
     tail: AtomicU64,
     accepted: AtomicU64,
     producers_pad: [AtomicU64; 6],
-    /// Producers whose count reaches this, or whose place reaches `attention_at`, take the slow path.
+    /// Producers whose count reaches this, or whose place is outside the `attention_span` bytes behind
+    /// `attention_low`, take the slow path.
     attention_count: AtomicU64,
-    attention_at: AtomicU64,
-    attention_pad: [AtomicU64; 6],
+    attention_low: AtomicU64,
+    attention_span: AtomicU64,
+    /// From where on the sender wants to be woken: the attention words, but for the ranges given up on,
+    /// because of which more producers pay attention.
+    wake_count: AtomicU64,
+    wake_at: AtomicU64,
+    attention_pad: [AtomicU64; 3],
     head: AtomicU64,
+    /// The next number to be named in its slot; only the consumer's.
+    offer: AtomicU64,
     given_up: AtomicU64,
     from: [AtomicU64; GIVEN_UP],
     to: [AtomicU64; GIVEN_UP],
@@ -48,9 +57,13 @@ impl Cursors {
             accepted: a(),
             producers_pad: from_fn(|_| a()),
             attention_count: a(),
-            attention_at: a(),
+            attention_low: a(),
+            attention_span: a(),
+            wake_count: a(),
+            wake_at: a(),
             attention_pad: from_fn(|_| a()),
             head: a(),
+            offer: a(),
             given_up: a(),
             from: from_fn(|_| a()),
             to: from_fn(|_| a()),
@@ -79,14 +92,14 @@ pub struct Log<'a> {
 }
 
 /// A committed event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Appended {
+#[derive(Debug, Clone, Copy)]
+pub struct Appended<'a> {
     /// The sender asked that whoever gets here looks after it.
     pub attention: bool,
     /// Where the record is.
     pub at: Position,
-    /// It was the first in its segment.
-    pub rotated: bool,
+    /// Its commit word, in the memory it was written to: the slot may hold other memory by now.
+    cell: &'a AtomicU64,
 }
 
 /// Why an event was not appended.
@@ -142,8 +155,12 @@ impl<'a> Log<'a> {
         for (word, value) in [
             (&c.accepted, 0),
             (&c.attention_count, 0),
-            (&c.attention_at, 0),
+            (&c.attention_low, 0),
+            (&c.attention_span, 0),
             (&c.given_up, 0),
+            (&c.wake_count, 0),
+            (&c.wake_at, 0),
+            (&c.offer, u64::from(first + self.segments)),
             (&c.head, begin),
             (&c.tail, begin),
         ] {
@@ -167,11 +184,15 @@ impl<'a> Log<'a> {
         time_ns: u64,
         body: &[u8],
         same: impl Fn() -> bool,
-    ) -> Result<Appended, Refused> {
+    ) -> Result<Appended<'a>, Refused> {
         let need = footprint(body.len()) as u32;
-        let mut rotated = false;
         let (at, segment) = loop {
             let tail = self.cursors.tail.load(Ordering::Acquire);
+            // A fork before this line is seen here; one after it makes the compare-exchange fail, because
+            // another generation's tails lie elsewhere and a blank one is 0.
+            if !same() {
+                return Err(Refused::Torn);
+            }
             let (number, offset) = split(tail);
             let Some(slot) = self.slot(number) else { return Err(Refused::Full) };
             let segment = slot.segment();
@@ -179,21 +200,19 @@ impl<'a> Log<'a> {
                 if self.reserve(tail, tail + need as u64) {
                     break (tail, segment);
                 }
-            } else if self.rotate(tail)? {
-                rotated = true;
-                if offset < self.segment_len {
-                    let rest = (self.segment_len - offset) as usize;
-                    let word = record::pad(record::tag(self.nonce, tail), rest);
-                    segment.word(offset).store(word, Ordering::Release);
-                }
+            } else if self.rotate(tail)? && offset < self.segment_len {
+                let rest = (self.segment_len - offset) as usize;
+                let word = record::pad(record::tag(self.nonce, tail), rest);
+                segment.word(offset).store(word, Ordering::Release);
             }
         };
         let offset = split(at).1;
         let tag = record::tag(self.nonce, at);
-        segment.word(offset).store(record::reserved(tag, body.len()), Ordering::Relaxed);
+        let cell = segment.word(offset);
+        cell.store(record::reserved(tag, body.len()), Ordering::Relaxed);
         segment.write(offset, Fields { crc: 0, kind, time_ns, nonce: self.nonce, position: at }, body);
         let word = record::committed(tag, body.len());
-        segment.word(offset).store(word, order(Site::Commit, Ordering::Release));
+        cell.store(word, order(Site::Commit, Ordering::Release));
         if !same() {
             return Err(Refused::Torn);
         }
@@ -201,9 +220,11 @@ impl<'a> Log<'a> {
         // The commit and the count come before the look at the attention words, as the consumer stores
         // those before it looks at the log: at least one of the two sees the other.
         fence_after_rmw();
-        let attention = count >= self.cursors.attention_count.load(Ordering::Acquire)
-            || at >= self.cursors.attention_at.load(Ordering::Acquire);
-        Ok(Appended { attention, at, rotated })
+        let c = self.cursors;
+        let attention = count >= c.attention_count.load(Ordering::Acquire)
+            || at.wrapping_sub(c.attention_low.load(Ordering::Acquire))
+                >= c.attention_span.load(Ordering::Acquire);
+        Ok(Appended { attention, at, cell })
     }
 
     #[inline(always)]
@@ -228,20 +249,28 @@ impl<'a> Log<'a> {
     /// A producer with attention asks whether the consumer has given up on its record. `true`: the record
     /// was taken back and the event must be appended again.
     #[cold]
-    pub fn withdraw_if_given_up(&self, at: Position, len: usize) -> bool {
-        if self.cursors.given_up.load(Ordering::Acquire) == 0 || !self.is_given_up(at) {
+    pub fn withdraw_if_given_up(&self, done: &Appended<'_>, len: usize) -> bool {
+        if self.cursors.given_up.load(Ordering::Acquire) == 0 || !self.is_given_up(done.at) {
             return false;
         }
-        let (number, offset) = split(at);
-        let Some(slot) = self.slot(number) else { return false };
-        let word = record::committed(record::tag(self.nonce, at), len);
-        let cell = slot.segment().word(offset);
-        let mine =
-            cell.compare_exchange(word, record::withdrawn(word), Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let word = record::committed(record::tag(self.nonce, done.at), len);
+        let back = record::withdrawn(word);
+        let mine = done.cell.compare_exchange(word, back, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if mine {
             self.cursors.accepted.fetch_sub(1, Ordering::Relaxed);
         }
         mine
+    }
+
+    /// Whether a sleeping sender wants to be woken for an event at `at`.
+    pub fn wants_wake(&self, at: Position) -> bool {
+        let c = self.cursors;
+        self.accepted() >= c.wake_count.load(Ordering::Acquire) || at >= c.wake_at.load(Ordering::Acquire)
+    }
+
+    /// Whether a sleeping sender wants to be woken at all: not while it waits to try a fixed batch again.
+    pub fn wants_any_wake(&self) -> bool {
+        self.cursors.wake_at.load(Ordering::Acquire) != Position::MAX
     }
 
     fn is_given_up(&self, at: Position) -> bool {
@@ -302,12 +331,30 @@ impl<'a> Log<'a> {
     /// Whom producers should alert: those whose count of accepted events, or whose position, reaches this.
     /// `(0, 0)` alerts each, `(MAX, MAX)` none. A full barrier follows, so that what the caller sees of the
     /// log afterwards includes every event whose producer did not see the new words.
+    ///
+    /// As long as a range given up on is not settled every producer pays attention, and for ever those whose
+    /// place lies before the end of one that is.
     pub fn set_attention(&self, count: u64, at: Position) {
         let c = self.cursors;
-        let open = c.given_up.load(Ordering::Relaxed) != 0;
+        let (low, open) = self.given_up_until();
+        c.wake_count.store(count, Ordering::Release);
+        c.wake_at.store(at, Ordering::Release);
+        c.attention_low.store(low, Ordering::Release);
+        c.attention_span.store(at.saturating_sub(low), Ordering::Release);
         c.attention_count.store(if open { 0 } else { count }, Ordering::Release);
-        c.attention_at.store(at, Ordering::Release);
         full_fence(Site::SleepFence);
+    }
+
+    /// The end of the last range given up on that is settled, and whether there is one that is not.
+    fn given_up_until(&self) -> (Position, bool) {
+        let c = self.cursors;
+        if c.given_up.load(Ordering::Relaxed) == 0 {
+            return (0, false);
+        }
+        let head = self.head();
+        let ends = || c.to.iter().map(|to| to.load(Ordering::Relaxed));
+        let settled = ends().filter(|to| split(*to).0 < split(head).0).max().unwrap_or(0);
+        (settled, ends().any(|to| split(to).0 >= split(head).0))
     }
 
     /// What is at `from`, which must not be before the head.
@@ -343,12 +390,20 @@ impl<'a> Log<'a> {
     }
 
     /// Stop waiting for the hole at `at`. Returns where to go on; what was committed in between is given to
-    /// `rescue`, in order. From now on a producer that commits in between appends its event anew.
-    pub fn give_up_on(&self, at: Position, mut rescue: impl FnMut(Position, Fields, &'a [u8])) -> Position {
+    /// `rescue`, in order. From now on a producer that commits in between appends its event anew. `None`: too
+    /// many such ranges are not settled yet; settle, and ask again.
+    pub fn give_up_on(
+        &self,
+        at: Position,
+        mut rescue: impl FnMut(Position, Fields, &'a [u8]),
+    ) -> Option<Position> {
         let to = self.past_hole(at);
         let c = self.cursors;
         let n = c.given_up.load(Ordering::Relaxed);
         let i = n as usize % GIVEN_UP;
+        if n as usize >= GIVEN_UP && split(c.to[i].load(Ordering::Relaxed)).0 >= split(self.head()).0 {
+            return None;
+        }
         c.to[i].store(0, Ordering::Release);
         c.from[i].store(at, Ordering::Release);
         c.to[i].store(to, Ordering::Release);
@@ -356,8 +411,7 @@ impl<'a> Log<'a> {
         self.set_attention(0, 0);
         let (number, mut offset) = split(at);
         let end = if split(to).0 == number { split(to).1 } else { self.segment_len };
-        let Some(slot) = self.slot(number) else { return to };
-        let segment = slot.segment();
+        let segment = self.slot(number)?.segment();
         while offset + 8 <= end {
             let here = position(number, offset);
             let cell = segment.word(offset);
@@ -376,7 +430,7 @@ impl<'a> Log<'a> {
                 _ => offset += 8,
             }
         }
-        to
+        Some(to)
     }
 
     /// Where the hole at `at` ends: its own length if it is known, else the next word that bears a tag.
@@ -414,16 +468,25 @@ impl<'a> Log<'a> {
                 let state = if blank(slot, tainted) { NOT_YET } else { TAINTED };
                 slot.clean.store(state, Ordering::Relaxed);
             }
-            let next = number + self.segments;
-            if let Some(slot) = self.slot(next) {
-                let usable = slot.clean.load(Ordering::Relaxed) != TAINTED || blank(slot, true);
-                if usable {
-                    slot.clean.store(u64::from(next), order(Site::Clean, Ordering::Release));
-                }
-            }
             number += 1;
         }
+        self.offer(last, blank);
         self.cursors.head.store(to, Ordering::Release);
+    }
+
+    /// Name every number that may be used now that everything before segment `head` is settled. A slot whose
+    /// memory could not be made blank is tried again; until it is, the log is that much shorter.
+    fn offer(&self, head: u32, mut blank: impl FnMut(&'a Slot, bool) -> bool) {
+        let mut next = self.cursors.offer.load(Ordering::Relaxed) as u32;
+        while next < head + self.segments {
+            let Some(slot) = self.slot(next) else { break };
+            if slot.clean.load(Ordering::Relaxed) == TAINTED && !blank(slot, true) {
+                break;
+            }
+            slot.clean.store(u64::from(next), order(Site::Clean, Ordering::Release));
+            next += 1;
+        }
+        self.cursors.offer.store(u64::from(next), Ordering::Relaxed);
     }
 
     fn given_up_between(&self, start: Position, end: Position) -> bool {

@@ -20,7 +20,7 @@
 //!   that finds another number there reports "full" and writes nothing.
 //! - A reservation that is never committed holds the consumer for at most as long as the consumer
 //!   wants ([`log::Log::give_up_on`]); a late commit is then either taken or withdrawn, by compare-exchange
-//!   on its commit word, never both, and its segment's memory is not used again.
+//!   on its commit word, never both, and its segment's memory is not used again: it decides for ever.
 //! - One type for a segment; where its memory comes from is the business of whoever makes it.
 //!
 //! Modelled with loom in `tests/loom.rs`.

@@ -41,9 +41,9 @@ pub struct Slot {
     #[cfg(not(loom))]
     addr: AtomicU64,
     #[cfg(loom)]
-    words: Vec<AtomicU64>,
+    banks: [modelled::Bank; 2],
     #[cfg(loom)]
-    bodies: Vec<Body>,
+    bank: AtomicU64,
     /// The number of the segment this slot is zeroed and ready for.
     pub clean: AtomicU64,
 }
@@ -149,19 +149,37 @@ mod modelled {
     use crate::queue::record::HEADER;
     use std::marker::PhantomData;
 
+    /// Memory for a slot.
+    pub struct Bank {
+        words: Vec<AtomicU64>,
+        bodies: Vec<Body>,
+    }
+
+    impl Bank {
+        fn new(len: u32) -> Bank {
+            Bank {
+                words: (0..len / 8).map(|_| AtomicU64::new(0)).collect(),
+                bodies: (0..len / 8).map(|_| Body::new(0)).collect(),
+            }
+        }
+    }
+
     impl Slot {
         /// A zeroed slot of `len` bytes, ready for segment number `clean`.
         pub fn new(len: u32, clean: u64) -> Slot {
-            Slot {
-                words: (0..len / 8).map(|_| AtomicU64::new(0)).collect(),
-                bodies: (0..len / 8).map(|_| Body::new(0)).collect(),
-                clean: AtomicU64::new(clean),
-            }
+            let banks = [Bank::new(len), Bank::new(len)];
+            Slot { banks, bank: AtomicU64::new(0), clean: AtomicU64::new(clean) }
         }
 
         /// The memory now in the slot.
         pub fn segment(&self) -> Segment<'_> {
-            Segment { words: &self.words, bodies: &self.bodies, slot: PhantomData }
+            let bank = &self.banks[self.bank.load(Ordering::Relaxed) as usize];
+            Segment { words: &bank.words, bodies: &bank.bodies, slot: PhantomData }
+        }
+
+        /// Put other zeroed memory into the slot; once.
+        pub fn replace(&self) {
+            self.bank.store(1, Ordering::Release);
         }
     }
 

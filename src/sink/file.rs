@@ -34,10 +34,7 @@ pub struct FileSink {
 impl FileSink {
     /// Opens nothing yet.
     pub fn new(path: &Path) -> Result<FileSink, String> {
-        if path.as_os_str().is_empty() {
-            return Err("the file's path is empty".into());
-        }
-        if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() {
+        if path.is_dir() {
             return Err(format!("{} is a directory", path.display()));
         }
         Ok(FileSink { path: path.to_path_buf() })

@@ -21,7 +21,7 @@ use super::resolve::Names;
 use super::talk::{Talk, final_head};
 use super::tls;
 use super::transport::{Fail, Socket, Wire, left};
-use super::url::Url;
+use super::url::{Url, basic};
 use super::{Request, Resolver, Response, Sink, SinkConfig, TlsFiles, TransportError, TransportErrorKind};
 use crate::platform::sockets::SocketTable;
 use rustls::ClientConfig;
@@ -70,12 +70,7 @@ impl HttpSink {
         table: Arc<SocketTable>,
     ) -> Result<HttpSink, String> {
         http1::check_header("user-agent", &config.user_agent)?;
-        let proxy = match &config.proxy {
-            Some(proxy) if unix.is_none() && !proxy.url.trim().is_empty() => {
-                Some(Proxy::new(proxy).map_err(|e| format!("proxy: {e}"))?)
-            }
-            _ => None,
-        };
+        let proxy = config.proxy.clone().filter(|_| unix.is_none());
         let files_given = config.tls != TlsFiles::default();
         let tls = if url.tls || files_given { Some(tls::config(&config.tls)?) } else { None };
         if url.tls {
@@ -110,7 +105,7 @@ impl HttpSink {
         let mut head =
             Vec::with_capacity(512 + if request.body.len() <= COPY_MAX { request.body.len() } else { 0 });
         head.extend_from_slice(b"POST ");
-        let proxy = self.proxy_for(url).filter(|_| !url.tls);
+        let proxy = self.proxy.as_ref().filter(|_| !url.tls);
         if proxy.is_some() {
             head.extend_from_slice(format!("http://{}", url.authority()).as_bytes());
         }
@@ -128,11 +123,11 @@ impl HttpSink {
         if !given("accept-encoding") {
             http1::put(&mut head, "Accept-Encoding", "identity");
         }
-        if let Some(basic) = url.basic.as_ref().filter(|_| !given("authorization")) {
-            http1::put(&mut head, "Authorization", basic);
+        if let Some(userinfo) = url.userinfo.as_ref().filter(|_| !given("authorization")) {
+            http1::put(&mut head, "Authorization", &basic(userinfo));
         }
-        if let Some(basic) = proxy.and_then(|p| p.url.basic.as_ref()) {
-            http1::put(&mut head, "Proxy-Authorization", basic);
+        if let Some(userinfo) = proxy.and_then(|p| p.url().userinfo.as_ref()) {
+            http1::put(&mut head, "Proxy-Authorization", &basic(userinfo));
         }
         if !given("content-type") && !request.content_type.is_empty() {
             http1::put(&mut head, "Content-Type", request.content_type);
@@ -146,10 +141,6 @@ impl HttpSink {
         }
         head.extend_from_slice(b"\r\n");
         head
-    }
-
-    fn proxy_for(&self, url: &Url) -> Option<&Proxy> {
-        self.proxy.as_ref().filter(|p| p.applies(&url.host, url.port))
     }
 
     /// One request and its answer, on the kept connection or a fresh one.
@@ -223,7 +214,7 @@ impl HttpSink {
             socket.connect(&to, deadline).map_err(failed)?;
             return Ok(Wire::plain(socket));
         }
-        let hop = self.proxy_for(url).map(|p| p.url.clone());
+        let hop = self.proxy.as_ref().map(|p| p.url().clone());
         let mut wire = self.dial(hop.as_ref().unwrap_or(url), deadline)?;
         if !url.tls {
             return Ok(wire);
@@ -330,7 +321,7 @@ impl Sink for HttpSink {
 }
 
 fn server_name(url: &Url) -> Result<ServerName<'static>, String> {
-    let host = url.host.split('%').next().unwrap_or(&url.host).trim_end_matches('.');
+    let host = url.host.trim_end_matches('.');
     ServerName::try_from(host.to_string()).map_err(|_| format!("{host} is no name a certificate can have"))
 }
 
@@ -342,8 +333,8 @@ fn tunnel(wire: &mut Wire, proxy: &Url, url: &Url, agent: &str, deadline: Instan
     if !agent.is_empty() {
         http1::put(&mut head, "User-Agent", agent);
     }
-    if let Some(basic) = &proxy.basic {
-        http1::put(&mut head, "Proxy-Authorization", basic);
+    if let Some(userinfo) = &proxy.userinfo {
+        http1::put(&mut head, "Proxy-Authorization", &basic(userinfo));
     }
     head.extend_from_slice(b"\r\n");
     wire.push_all(&head, deadline)?;

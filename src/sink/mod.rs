@@ -10,11 +10,13 @@
 //! - Nothing in this room is global, reads the environment, or starts a thread; with the built-in resolver
 //!   nothing calls libc's.
 //!
-//! Layout: [`http`] (and [`unix`]) is the sink, [`talk`] one request on a connection, [`transport`] the
-//! connection, [`http1`] the bytes, [`tls`] the settings; [`resolve`] and [`dns`] find addresses; [`mod@file`] appends.
+//! Layout: [`endpoint`], [`url`] and [`proxy`] are addresses, [`http`] is the sink over TCP and unix sockets, [`talk`]
+//! one request on a connection, [`transport`] the connection, [`http1`] the bytes, [`tls`] the settings;
+//! [`resolve`] and [`dns`] find addresses of hosts; [`mod@file`] appends.
 #![forbid(unsafe_code)]
 
 pub mod dns;
+pub mod endpoint;
 pub mod file;
 pub mod http;
 pub mod http1;
@@ -23,14 +25,14 @@ pub mod resolve;
 pub mod talk;
 pub mod tls;
 pub mod transport;
-pub mod unix;
 pub mod url;
 
 use crate::platform::sockets::SocketTable;
+pub use endpoint::Endpoint;
+pub use proxy::Proxy;
 pub use resolve::ResolverFiles;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,7 +47,7 @@ pub struct SinkConfig {
     /// Certificates and keys.
     pub tls: TlsFiles,
     /// A forward proxy for http and https endpoints.
-    pub proxy: Option<ProxyConfig>,
+    pub proxy: Option<Proxy>,
     /// How host names become addresses.
     pub resolver: Resolver,
     /// Value of `User-Agent`; empty for none.
@@ -68,46 +70,13 @@ impl SinkConfig {
     }
 }
 
-/// A destination's address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A complete URL, with the format's path.
-    Http {
-        /// `http://…` or `https://…`; user and password in it become a Basic `Authorization`.
-        url: String,
-    },
-    /// HTTP over a unix socket.
-    Unix {
-        /// Absolute path of the socket.
-        socket: PathBuf,
-        /// Path and query of the request.
-        path: String,
-    },
-    /// A file to append to.
-    File {
-        /// It is created if it is missing, its directory is not.
-        path: PathBuf,
-    },
-}
-
 /// The contents (not the paths) of the files named in the configuration: read once, at open.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Trust these certificates, and no others.
     pub ca_pem: Option<Vec<u8>>,
-    /// The client's certificate and what leads up to its root.
-    pub cert_pem: Option<Vec<u8>>,
-    /// Its private key.
-    pub key_pem: Option<Vec<u8>>,
-}
-
-/// A snapshot of the proxy settings.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ProxyConfig {
-    /// `http://[user:password@]host[:port]`; empty for none.
-    pub url: String,
-    /// Hosts that are reached without it, see [`proxy`].
-    pub no_proxy: Vec<String>,
+    /// The client's certificate with what leads up to its root, and its private key.
+    pub client_pem: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// How host names become addresses.
@@ -131,12 +100,9 @@ pub fn validate(config: &SinkConfig) -> Result<(), String> {
 /// is safe in a forked child at any time.
 pub fn open(config: &SinkConfig, sockets: Arc<SocketTable>) -> Result<Box<dyn Sink>, String> {
     Ok(match &config.endpoint {
-        Endpoint::Http { url } => {
-            let url = url::Url::parse(url).map_err(|e| format!("endpoint: {e}"))?;
-            Box::new(http::HttpSink::new(url, None, config, sockets)?)
-        }
-        Endpoint::Unix { socket, path } => {
-            Box::new(unix::open(socket, path, config, sockets).map_err(|e| format!("endpoint: {e}"))?)
+        Endpoint::Http { url } => Box::new(http::HttpSink::new(url.clone(), None, config, sockets)?),
+        Endpoint::Unix { socket, url } => {
+            Box::new(http::HttpSink::new(url.clone(), Some(socket.clone()), config, sockets)?)
         }
         Endpoint::File { path } => Box::new(file::FileSink::new(path).map_err(|e| format!("endpoint: {e}"))?),
     })

@@ -201,8 +201,8 @@ impl Names {
 
     /// The addresses of `host`, in the order to try them. Never empty.
     pub fn lookup(&mut self, host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Fail> {
-        if let Some(ip) = scoped(host) {
-            return Ok(vec![at(ip, port)]);
+        if let Ok(ip) = host.parse() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
         }
         let absolute = host.ends_with('.');
         let name = host.trim_end_matches('.').to_ascii_lowercase();

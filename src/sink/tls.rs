@@ -29,9 +29,9 @@ pub fn config(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_root_certificates(roots);
-    let mut config = match (&files.cert_pem, &files.key_pem) {
-        (None, None) => builder.with_no_client_auth(),
-        (Some(cert), Some(key)) => {
+    let mut config = match &files.client_pem {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
             let chain = certificates(cert, "tls.cert_file")?;
             let key = PrivateKeyDer::from_pem_slice(key)
                 .map_err(|e| format!("tls.key_file holds no private key in PEM: {e}"))?;
@@ -39,8 +39,6 @@ pub fn config(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
                 .with_client_auth_cert(chain, key)
                 .map_err(|e| format!("tls.cert_file and tls.key_file do not work together: {e}"))?
         }
-        (Some(_), None) => return Err("tls.cert_file needs tls.key_file".into()),
-        (None, Some(_)) => return Err("tls.key_file needs tls.cert_file".into()),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))

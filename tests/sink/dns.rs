@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use telemetry::platform::sockets::SocketTable;
 use telemetry::sink::resolve::{Names, ResolverFiles};
 use telemetry::sink::transport::Fail;
-use telemetry::sink::{Endpoint, Resolver, SinkConfig, TransportErrorKind};
+use telemetry::sink::{Resolver, TransportErrorKind};
 
 type Asked = Arc<Mutex<Vec<String>>>;
 
@@ -336,7 +336,7 @@ fn a_sink_finds_its_server_by_name() {
     let server = Server::answering(OK);
     let client = |host: &str| {
         let url = format!("http://{host}:{}/", server.addr.port());
-        let mut config = SinkConfig::new(Endpoint::Http { url });
+        let mut config = sink_config(url);
         config.resolver = Resolver::BuiltinFrom(dns.files.clone());
         Client::from(&config)
     };
@@ -356,8 +356,7 @@ fn a_sink_finds_its_server_by_name() {
         }
     }
     for (host, kind) in [("known.test", None), ("unknown.test", Some(TransportErrorKind::Resolve))] {
-        let mut config =
-            SinkConfig::new(Endpoint::Http { url: format!("http://{host}:{}/", server.addr.port()) });
+        let mut config = sink_config(format!("http://{host}:{}/", server.addr.port()));
         config.resolver = Resolver::System(system);
         assert_eq!(Client::from(&config).post(b"x").err().map(|e| e.kind), kind);
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 use telemetry::sink::TransportErrorKind::*;
-use telemetry::sink::{Endpoint, Request, SinkConfig};
+use telemetry::sink::{Request, validate};
 
 fn temp(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("lt-sink-{}-{name}", std::process::id()));
@@ -16,7 +16,7 @@ fn temp(name: &str) -> PathBuf {
 }
 
 fn client(path: &Path) -> Client {
-    Client::from(&SinkConfig::new(Endpoint::File { path: path.into() }))
+    Client::new(format!("file:{}", path.display()))
 }
 
 #[test]
@@ -155,4 +155,10 @@ fn the_file_is_private_enough_and_may_be_unreadable() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"x\ny\n");
     fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_directory_is_refused_at_open() {
+    let error = validate(&sink_config(concat!("file:", env!("CARGO_MANIFEST_DIR")))).unwrap_err();
+    assert!(error.starts_with("endpoint: ") && error.ends_with("is a directory"), "{error}");
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+use telemetry::sink::Resolver;
 use telemetry::sink::TransportErrorKind::*;
-use telemetry::sink::{Endpoint, Resolver, SinkConfig};
 
 const SHORT: Duration = Duration::from_millis(400);
 
@@ -118,7 +118,7 @@ fn a_dead_address_leaves_time_for_the_next() {
     let full = full_backlog();
     let server = Server::answering(OK);
     let url = format!("http://at-{}-{}/", full.addr.port(), server.addr.port());
-    let mut config = SinkConfig::new(Endpoint::Http { url });
+    let mut config = sink_config(url);
     config.resolver = Resolver::System(addresses);
     let mut client = Client::from(&config);
     let start = Instant::now();

@@ -10,7 +10,6 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use telemetry::sink::TransportErrorKind::*;
-use telemetry::sink::{Endpoint, SinkConfig};
 
 /// Our own descriptor of the connection whose client end is `local`.
 fn find(local: SocketAddr, remote: SocketAddr) -> i32 {
@@ -76,7 +75,7 @@ pub fn in_child(f: impl FnOnce() -> bool) {
 #[test]
 fn a_child_forgets_the_sink_and_the_parents_connection_lives() {
     let server = Server::answering(OK);
-    let config = SinkConfig::new(Endpoint::Http { url: server.url("/") });
+    let config = sink_config(server.url("/"));
     let mut client = Client::from(&config);
     client.post(b"x").unwrap();
     for n in 1..=20 {
@@ -117,7 +116,7 @@ fn unix_server(name: &str, silent: bool) -> (std::path::PathBuf, Arc<AtomicUsize
 }
 
 fn unix_client(socket: &std::path::Path) -> Client {
-    Client::from(&SinkConfig::new(Endpoint::Unix { socket: socket.into(), path: "/v1/in".into() }))
+    Client::new(format!("http+unix://{}:/v1/in", socket.display()))
 }
 
 #[test]
@@ -153,17 +152,4 @@ fn a_full_unix_socket_meets_the_deadline() {
     let error = takes(time, || unix_client(&path).post_within(b"x", time)).unwrap_err();
     assert_eq!(error.kind, Connect);
     std::fs::remove_file(&path).unwrap();
-}
-
-#[test]
-fn what_validate_finds() {
-    let check = |endpoint| telemetry::sink::validate(&SinkConfig::new(endpoint));
-    assert!(check(Endpoint::Http { url: "http://h/".into() }).is_ok());
-    for url in ["h/x", "ftp://h/", "http:///x", "https://h:70000/"] {
-        assert!(check(Endpoint::Http { url: url.into() }).unwrap_err().starts_with("endpoint: "), "{url}");
-    }
-    let unix = |p: &str| check(Endpoint::Unix { socket: p.into(), path: "/x".into() });
-    assert!(unix("/run/x.sock").is_ok());
-    assert!(unix("x.sock").is_err() && unix(&format!("/{}", "x".repeat(200))).is_err());
-    assert!(check(Endpoint::File { path: "/".into() }).is_err());
 }

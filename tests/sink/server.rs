@@ -88,14 +88,18 @@ pub fn read_request(stream: &mut impl Read) -> Option<Received> {
 
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
+pub fn sink_config(endpoint: impl AsRef<str>) -> SinkConfig {
+    SinkConfig::new(Endpoint::parse(endpoint.as_ref()).unwrap())
+}
+
 pub struct Client {
     pub sink: Box<dyn Sink>,
     pub table: Arc<SocketTable>,
 }
 
 impl Client {
-    pub fn new(url: impl Into<String>) -> Client {
-        Client::from(&SinkConfig::new(Endpoint::Http { url: url.into() }))
+    pub fn new(url: impl AsRef<str>) -> Client {
+        Client::from(&sink_config(url))
     }
 
     pub fn from(config: &SinkConfig) -> Client {

@@ -157,12 +157,13 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Headers,
         default: "{}",
         rule: "an object of strings: names are HTTP tokens, values have no control characters; not Host, \
-               Content-Length, Content-Type, Content-Encoding, Transfer-Encoding",
+               Content-Length, Content-Type, Content-Encoding, Transfer-Encoding, Connection, Keep-Alive, \
+               Upgrade, Expect",
         meaning: "Further headers of each request.",
     },
     text(
         "name",
-        "a hash of endpoint, format and credentials",
+        "the endpoint, without credentials",
         "1 to 64 of A-Z a-z 0-9 . _ - and no dot first",
         "Name of the client in logs.",
     ),
@@ -175,7 +176,7 @@ pub const KEYS: &[Key] = &[
     text(
         "proxy",
         "from the environment",
-        "an http:// or https:// address without a path, or \"\" for none",
+        "an http:// address without a path, or \"\" for none",
         "Proxy for http(s) endpoints. Without the key `https_proxy` or `http_proxy`, then `all_proxy` decides, \
          in lower case before capitals, except for loopback endpoints. `NO_PROXY` is honoured in both cases.",
     ),

@@ -1,74 +1,48 @@
 //! Which proxy, if any. The answer is final at open: the endpoint is one host, and the environment is read once.
 
-use std::fmt;
 use std::net::IpAddr;
 
-use super::endpoint::{self, Target, redact};
+use super::redact::redact;
 use super::values::Values;
 use super::{ConfigError, json};
-
-/// A proxy to use.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ProxyConfig {
-    /// `http://` or `https://`, perhaps with user and password (still percent-encoded), without a path.
-    pub url: String,
-    /// Entries of `NO_PROXY`, lower case. The endpoint matches none of them, or there would be no proxy.
-    pub no_proxy: Vec<String>,
-}
-
-impl fmt::Debug for ProxyConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxyConfig")
-            .field("url", &redact(&self.url))
-            .field("no_proxy", &self.no_proxy)
-            .finish()
-    }
-}
+use crate::sink::url::Url;
+use crate::sink::{Endpoint, Proxy};
 
 /// The key `proxy`, else the variables that everyone uses.
 ///
 /// A proxy that cannot be used is an error wherever it came from: to connect directly instead would leak what
 /// the proxy was set to hold. One that does not concern this endpoint is not looked at.
-pub(super) fn resolve(
-    values: &Values<'_>,
-    target: Option<&Target>,
-) -> Result<Option<ProxyConfig>, ConfigError> {
-    let no_proxy: Vec<String> = first_set(values, &["no_proxy", "NO_PROXY"])
-        .map(|(_, list)| list)
-        .unwrap_or_default()
-        .split(|c: char| c == ',' || c.is_whitespace())
-        .filter(|entry| !entry.is_empty())
-        .map(str::to_ascii_lowercase)
-        .collect();
-    let direct = |target: &Target| no_proxy.iter().any(|entry| covers(entry, target));
-
+pub(super) fn resolve(values: &Values<'_>, endpoint: &Endpoint) -> Result<Option<Proxy>, ConfigError> {
+    let no_proxy = first_set(values, &["no_proxy", "NO_PROXY"]).map(|(_, list)| list).unwrap_or_default();
+    let target = match endpoint {
+        Endpoint::Http { url } if !excepted(&no_proxy, url) => Some(url),
+        _ => None,
+    };
     if let Some(given) = values.text("proxy")? {
         if given.value.is_empty() {
             return Ok(None);
         }
-        let url = endpoint::parse_proxy(&given.value)
-            .map_err(|why| given.refuse_as(&redact(&given.value), &why))?;
-        return Ok(target.filter(|target| !direct(target)).map(|_| ProxyConfig { url, no_proxy }));
+        let proxy = Proxy::parse(&given.value).map_err(|why| given.refuse_as(&redact(&given.value), &why))?;
+        return Ok(target.map(|_| proxy));
     }
-    let Some(target) = target.filter(|target| !direct(target) && !loopback(&target.host)) else {
+    let Some(target) = target.filter(|target| !loopback(&target.host)) else {
         return Ok(None);
     };
     // A CGI server puts the request header `Proxy:` into HTTP_PROXY.
     let cgi = values.variable("REQUEST_METHOD").is_some();
-    let names: &[&str] = match (target.https, cgi) {
+    let names: &[&str] = match (target.tls, cgi) {
         (true, _) => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
         (false, false) => &["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
         (false, true) => &["http_proxy", "all_proxy", "ALL_PROXY"],
     };
     let Some((name, text)) = first_set(values, names) else { return Ok(None) };
-    match endpoint::parse_proxy(&text) {
-        Ok(url) => Ok(Some(ProxyConfig { url, no_proxy })),
-        Err(why) => Err(ConfigError::new(format!(
-            "the variable {name} is {}: {why}; allowed: an http:// or https:// address; set the key proxy to \
+    Proxy::parse(&text).map(Some).map_err(|why| {
+        ConfigError::new(format!(
+            "the variable {name} is {}: {why}; allowed: an http:// address without a path; set the key proxy to \
              another proxy, or to \"\" for a direct connection",
             json::shown(&redact(&text))
-        ))),
-    }
+        ))
+    })
 }
 
 fn first_set(values: &Values<'_>, names: &[&'static str]) -> Option<(&'static str, String)> {
@@ -83,9 +57,16 @@ fn loopback(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
+/// Whether a list as in `NO_PROXY` names this server.
+fn excepted(list: &str, target: &Url) -> bool {
+    list.to_ascii_lowercase()
+        .split(|c: char| c == ',' || c.is_whitespace())
+        .any(|entry| covers(entry, target))
+}
+
 /// Whether an entry of `NO_PROXY` means this server: `*`, a domain with all below it (a leading `.` or `*.`
 /// changes nothing), an address, or a network `10.0.0.0/8`; each but the network with an optional port.
-fn covers(entry: &str, target: &Target) -> bool {
+fn covers(entry: &str, target: &Url) -> bool {
     if entry == "*" {
         return true;
     }
@@ -127,18 +108,14 @@ fn in_network(address: IpAddr, network: IpAddr, bits: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn resolve_with(
-        endpoint: &str,
-        json: &str,
-        env: &[(&str, &str)],
-    ) -> Result<Option<ProxyConfig>, ConfigError> {
+    fn resolve_with(endpoint: &str, json: &str, env: &[(&str, &str)]) -> Result<Option<Proxy>, ConfigError> {
         let lookup = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
         let values = Values::open(json, &lookup).unwrap();
-        resolve(&values, endpoint::parse(endpoint).unwrap().target.as_ref())
+        resolve(&values, &Endpoint::parse(endpoint).unwrap())
     }
 
     fn url(endpoint: &str, env: &[(&str, &str)]) -> Option<String> {
-        resolve_with(endpoint, "", env).unwrap().map(|proxy| proxy.url)
+        resolve_with(endpoint, "", env).unwrap().map(|proxy| proxy.url().to_string())
     }
 
     #[test]
@@ -149,21 +126,24 @@ mod tests {
             ("https_proxy", "http://tls"),
             ("ALL_PROXY", "http://all"),
         ];
-        assert_eq!(url("http://h", &all).as_deref(), Some("http://lower"));
-        assert_eq!(url("https://h", &all).as_deref(), Some("http://tls"));
-        assert_eq!(url("http://h", &[("HTTP_PROXY", "p:1")]).as_deref(), Some("http://p:1"));
+        assert_eq!(url("http://h", &all).as_deref(), Some("http://lower/"));
+        assert_eq!(url("https://h", &all).as_deref(), Some("http://tls/"));
+        assert_eq!(url("http://h", &[("HTTP_PROXY", "p:1")]).as_deref(), Some("http://p:1/"));
         assert_eq!(url("http://h", &[("HTTP_PROXY", "p"), ("REQUEST_METHOD", "GET")]), None);
         assert_eq!(
             url("http://h", &[("http_proxy", "p"), ("REQUEST_METHOD", "GET")]).as_deref(),
-            Some("http://p")
+            Some("http://p/")
         );
         assert_eq!(
             url("https://h", &[("HTTPS_PROXY", "p"), ("REQUEST_METHOD", "GET")]).as_deref(),
-            Some("http://p")
+            Some("http://p/")
         );
         assert_eq!(url("https://h", &[("http_proxy", "p")]), None);
-        assert_eq!(url("https://h", &[("https_proxy", ""), ("all_proxy", "p")]).as_deref(), Some("http://p"));
-        assert_eq!(url("https://h", &[("all_proxy", "a"), ("ALL_PROXY", "b")]).as_deref(), Some("http://a"));
+        assert_eq!(
+            url("https://h", &[("https_proxy", ""), ("all_proxy", "p")]).as_deref(),
+            Some("http://p/")
+        );
+        assert_eq!(url("https://h", &[("all_proxy", "a"), ("ALL_PROXY", "b")]).as_deref(), Some("http://a/"));
         assert_eq!(url("http+unix:///s", &all), None);
         assert_eq!(url("file:x", &all), None);
         assert_eq!(url("http://h", &[]), None);
@@ -189,13 +169,16 @@ mod tests {
     fn the_key_wins_and_empty_is_none() {
         let env = [("http_proxy", "http://p")];
         assert_eq!(resolve_with("http://h", r#"{"proxy":""}"#, &env).unwrap(), None);
-        assert_eq!(resolve_with("http://h", r#"{"proxy":"q:1"}"#, &env).unwrap().unwrap().url, "http://q:1");
+        let proxy = resolve_with("http://h", r#"{"proxy":"q:1"}"#, &env).unwrap().unwrap();
+        assert_eq!(proxy.url().authority(), "q:1");
         assert_eq!(url("http://h", &[env[0], ("TELEMETRY_PROXY", "")]), None);
-        assert_eq!(url("http://h", &[env[0], ("TELEMETRY_PROXY", "q")]).as_deref(), Some("http://q"));
+        assert_eq!(url("http://h", &[env[0], ("TELEMETRY_PROXY", "q")]).as_deref(), Some("http://q/"));
         assert!(resolve_with("http://h", r#"{"proxy":null}"#, &env).unwrap().is_some());
-        let kept = resolve_with("http://h", r#"{"proxy":"q"}"#, &[("NO_PROXY", "A, b c")]).unwrap().unwrap();
-        assert_eq!(kept.no_proxy, ["a", "b", "c"]);
-        assert_eq!(resolve_with("http://h", r#"{"proxy":"q"}"#, &[("NO_PROXY", "h")]).unwrap(), None);
+        for (list, used) in [("A, b c", true), ("A,H", false), ("a  h", false), ("a, h", false), (",", true)]
+        {
+            let proxy = resolve_with("http://h", r#"{"proxy":"q"}"#, &[("NO_PROXY", list)]).unwrap();
+            assert_eq!(proxy.is_some(), used, "{list}");
+        }
     }
 
     #[test]
@@ -205,6 +188,18 @@ mod tests {
         let text = error("", &[("ALL_PROXY", "socks5://u:secret@p:1")]);
         assert!(
             text.contains("ALL_PROXY") && text.contains("socks5://***@p:1") && text.contains("key proxy"),
+            "{text}"
+        );
+        let text = error("", &[("HTTPS_PROXY", "https://u:secret@p:1")]);
+        assert!(
+            text.starts_with("the variable HTTPS_PROXY is \"https://***@p:1\": only http:// proxies work; allowed: an http:// address"),
+            "{text}"
+        );
+        let text = error(r#"{"proxy":"https://secret@p"}"#, &[]);
+        assert!(
+            text.starts_with(
+                "proxy is \"https://***@p\": only http:// proxies work; allowed: an http:// address"
+            ),
             "{text}"
         );
         let text = error("", &[("TELEMETRY_PROXY", "ftp://secret@p")]);
@@ -221,7 +216,6 @@ mod tests {
 
     #[test]
     fn no_proxy() {
-        let target = |text: &str| endpoint::parse(text).unwrap().target.unwrap();
         for (entry, endpoint, expected) in [
             ("*", "http://h", true),
             ("h", "http://h", true),
@@ -238,6 +232,11 @@ mod tests {
             ("h:443", "https://h", true),
             ("h:81", "http://h", false),
             ("h:x", "http://h", false),
+            ("b.h:81", "http://a.b.h:81", true),
+            ("a/b/c", "http://1.2.3.4", false),
+            ("192.0.2.7", "http://192.0.2.8", false),
+            ("10.1.0.0/16", "http://10.1.9.9", true),
+            ("10.1.0.0/16", "http://10.2.0.1", false),
             ("10.0.0.1", "http://10.0.0.1", true),
             ("10.0.0.1:80", "http://10.0.0.1", true),
             ("0.0.1", "http://10.0.0.1", false),
@@ -256,13 +255,7 @@ mod tests {
             (".", "http://h", false),
             ("", "http://h", false),
         ] {
-            assert_eq!(covers(entry, &target(endpoint)), expected, "{entry} {endpoint}");
+            assert_eq!(covers(entry, &Url::parse(endpoint).unwrap()), expected, "{entry} {endpoint}");
         }
-    }
-
-    #[test]
-    fn debug_hides_the_password() {
-        let proxy = ProxyConfig { url: "http://u:secret@p".into(), no_proxy: vec![] };
-        assert_eq!(format!("{proxy:?}"), r#"ProxyConfig { url: "http://***@p", no_proxy: [] }"#);
     }
 }

@@ -80,7 +80,7 @@ fn everything_at_once() {
         "retry":{"initial_ms":4,"max_ms":4,"max_age_s":5},"exit_timeout_ms":0,"idle_ms":6,"clock":"coarse","disabled":true}"#,
     );
     let expected = Config {
-        endpoint: Endpoint::Http { url: "https://h:1/p".into() },
+        endpoint: Endpoint::parse("https://h:1/p").unwrap(),
         format: FormatKind::Posthog,
         api_key: Some("phc_1".into()),
         basic: None,
@@ -94,7 +94,7 @@ fn everything_at_once() {
             cert_file: Some("/c".into()),
             key_file: Some("k".into()),
         },
-        proxy: Some(ProxyConfig { url: "http://p:1".into(), no_proxy: vec![] }),
+        proxy: Some(Proxy::parse("http://p:1").unwrap()),
         resolver: ResolverKind::System,
         batch: Batch { max_events: 2, max_bytes: 2048, max_age_ms: 3 },
         queue_bytes: 300_000,
@@ -118,6 +118,9 @@ fn everything_at_once() {
         key_file: Some("/srv/k".into()),
     };
     assert_eq!(anchored.tls, tls);
+    assert_eq!(anchored.endpoint, Endpoint::parse("https://h:1/p").unwrap());
+    let file = good(r#"{"endpoint":"file:/x"}"#).anchored(Path::new("/srv"));
+    assert_eq!(file.endpoint, Endpoint::File { path: "/x".into() });
     let file = good("").anchored(Path::new("/srv"));
     assert_eq!(file.endpoint, Endpoint::File { path: "/srv/telemetry-events.ndjson".into() });
 }
@@ -324,7 +327,7 @@ fn environment_fills_what_the_json_leaves_out() {
         ("TELEMETRY_BEARER", "tok"),
     ];
     let config = parse_env(r#"{"batch":{"max_events":5},"headers":{},"compression":null}"#, &env).unwrap();
-    assert_eq!(config.endpoint, Endpoint::Http { url: "http://env/x".into() });
+    assert_eq!(config.endpoint.to_string(), "http://env/x");
     assert_eq!(config.batch, Batch { max_events: 5, max_bytes: 2048, max_age_ms: 1000 });
     assert_eq!(config.tls.ca_file.as_deref(), Some(Path::new("ca")));
     assert_eq!(config.retry.max_age_s, 9);
@@ -369,14 +372,7 @@ fn disabled() {
 }
 
 #[test]
-fn endpoint_and_its_path() {
-    let config = good(r#"{"endpoint":"http://h"}"#);
-    assert_eq!(config.request_endpoint("/batch/"), Endpoint::Http { url: "http://h/batch/".into() });
-    let config = good(r#"{"endpoint":"http+unix:///s:/own"}"#);
-    assert_eq!(
-        config.request_endpoint("/batch/"),
-        Endpoint::Unix { socket: "/s".into(), path: "/own".into() }
-    );
+fn bad_endpoints() {
     bad(
         r#"{"endpoint":"ftp://h"}"#,
         &[],
@@ -393,7 +389,7 @@ fn endpoint_and_its_path() {
 fn one_way_to_say_who_we_are() {
     let config = good(r#"{"endpoint":"http://u:p%40@h/x"}"#);
     assert_eq!(config.basic.as_deref(), Some("u:p@"));
-    assert_eq!(config.endpoint, Endpoint::Http { url: "http://h/x".into() });
+    assert_eq!(config.endpoint, Endpoint::parse("http://h/x").unwrap());
     assert_eq!(good(r#"{"basic":"pk:sk:é"}"#).basic.as_deref(), Some("pk:sk:é"));
     assert_eq!(good(r#"{"basic":"key:"}"#).basic.as_deref(), Some("key:"));
 
@@ -435,11 +431,11 @@ fn header_names_and_values() {
     let config = good(r#"{"headers":{"X-Tab":"a\tb","!#$%&'*+-.^_`|~":"é","null":null}}"#);
     assert_eq!(config.headers.len(), 2);
     for (headers, part) in [
-        (r#"{"":"x"}"#, "no valid name"),
-        (r#"{"a b":"x"}"#, "no valid name"),
-        (r#"{"a:":"x"}"#, "no valid name"),
-        (r#"{"é":"x"}"#, "no valid name"),
-        (r#"{"a\r\nb":"x"}"#, "no valid name"),
+        (r#"{"":"x"}"#, "is no header name"),
+        (r#"{"a b":"x"}"#, "is no header name"),
+        (r#"{"a:":"x"}"#, "is no header name"),
+        (r#"{"é":"x"}"#, "is no header name"),
+        (r#"{"a\r\nb":"x"}"#, "is no header name"),
         (r#"{"a":"x\r\ny: z"}"#, "control character"),
         (r#"{"a":"x\n"}"#, "control character"),
         (r#"{"a":"\u0000"}"#, "control character"),
@@ -451,6 +447,7 @@ fn header_names_and_values() {
         (r#"{"content-type":"x"}"#, "set by the library"),
         (r#"{"Content-Encoding":"x"}"#, "set by the library"),
         (r#"{"Transfer-Encoding":"x"}"#, "set by the library"),
+        (r#"{"Connection":"x"}"#, "set by the library"),
         (r#""a: secret""#, "it is a string"),
         ("[]", "it is an array"),
     ] {
@@ -534,14 +531,15 @@ fn retry_stays_in_order() {
 fn proxy_setting() {
     let env = [("https_proxy", "http://u:pw@p:1"), ("NO_PROXY", "other")];
     let proxy = parse_env(r#"{"endpoint":"https://h"}"#, &env).unwrap().proxy;
-    assert_eq!(proxy, Some(ProxyConfig { url: "http://u:pw@p:1".into(), no_proxy: vec!["other".into()] }));
+    assert_eq!(proxy, Some(Proxy::parse("http://u:pw@p:1").unwrap()));
     assert_eq!(parse_env(r#"{"endpoint":"https://h","proxy":""}"#, &env).unwrap().proxy, None);
     assert_eq!(parse_env("", &env).unwrap().proxy, None, "a file has no proxy");
-    bad(
-        r#"{"proxy":"socks5://p"}"#,
-        &[],
-        &["proxy is \"socks5://p\"", "allowed: an http:// or https:// address"],
-    );
+    for url in ["socks5://p", "https://p"] {
+        let parts =
+            [&format!("is \"{url}\": only http://"), "allowed: an http:// address without a path, or"];
+        bad(&nested("proxy", &format!("{url:?}")), &[], &parts);
+        bad("", &[("TELEMETRY_PROXY", url)], &parts);
+    }
 }
 
 #[test]

@@ -1,0 +1,242 @@
+"""The client: one forwarded call a method. No thread, no lock and no fork hook of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import time
+import weakref
+from types import TracebackType
+from typing import Any, Callable, TypeVar
+
+from . import _exit, _wait
+from ._encode import encode
+from ._native import CLOSED, INVALID, IO, OK, ConfigError, Native, Stats, StatsStruct, load
+
+_Self = TypeVar("_Self", bound="Client")
+
+# Made once: making a c_size_t costs half a call.
+_SIZES = tuple(ctypes.c_size_t(n) for n in range(2048))
+
+# The clients of this process, by the address of the native one. Fork children inherit it.
+_live: dict[int, weakref.ref[Client]] = {}
+
+
+class Client:
+    """One destination with its own queue.
+
+    `endpoint` and `format` are the configuration keys of these names, `keys` all the others; nested
+    ones are dicts: ``Client("http://collector:4318", batch={"max_events": 100})``. A key that is
+    None counts as not given, and the environment (``TELEMETRY_<KEY>``) supplies what is missing.
+
+    Threads: every method may be called from any thread. Fork: a client may be used at once in any
+    child, however it was forked; the child starts with an empty queue. Pickling passes the
+    configuration, credentials included: the other side opens an equal client, or uses the one that
+    it already has.
+
+    Raises ConfigError for a bad configuration and LibraryNotFound without the library.
+    """
+
+    __slots__ = ("__weakref__", "_config", "_exit_ms", "_handle", "_native", "_put")
+
+    def __init__(
+        self, endpoint: str | None = None, *, format: str | None = None, **keys: Any
+    ) -> None:
+        config = {"endpoint": endpoint, "format": format, **keys}
+        self._exit_ms = _exit_ms(keys)
+        self._open(_as_json({key: value for key, value in config.items() if value is not None}))
+        if (keys.get("on_full") or os.environ.get("TELEMETRY_ON_FULL")) == "block":
+            self._put = self._native.enqueue_waiting
+        _exit.install(_flush_all)
+
+    def _open(self, config: str) -> None:
+        self._config = config
+        native = load()
+        handle = ctypes.c_void_p()
+        status = native.open(config.encode(), ctypes.byref(handle))
+        if status == INVALID:
+            raise ConfigError(native.error_text(status))
+        if status != OK or not handle.value:
+            kind = OSError if status == IO else RuntimeError
+            raise kind(f"the client could not be opened: {native.error_text(status)}")
+        self._native = native
+        self._handle = handle
+        self._put = native.enqueue
+        _live[handle.value] = weakref.ref(self)
+        # Not at interpreter exit: there everything is flushed within one budget.
+        weakref.finalize(self, _release, native, handle.value).atexit = False
+
+    def enqueue(self, event: dict[str, Any] | str | bytes | bytearray | memoryview) -> bool:
+        """Give one event to the queue; True if it was taken.
+
+        `event` is one JSON object: a dict, or its text. In a dict, what JSON does not know becomes
+        text (``datetime`` as ISO 8601, an Enum by its value, sets as lists, everything else by
+        ``str``). Never blocks (``on_full="block"`` for at most ``block_timeout_ms``) and never
+        raises for delivery trouble: False means that the queue is full, that the event is too large
+        or that the client is shut down, each counted in `stats`. Text that is not JSON is found and
+        counted later, as `Stats.invalid`.
+
+        Raises TypeError if `event` is none of these types.
+        """
+        if type(event) is bytes:
+            data = event
+        elif type(event) is dict:
+            data = encode(event)
+        else:
+            data = _as_bytes(event)
+        try:
+            return not self._put(self._handle, data, _SIZES[len(data)])
+        except IndexError:
+            return not self._put(self._handle, data, ctypes.c_size_t(len(data)))
+
+    def flush(self, timeout: float | None = 5.0) -> bool:
+        """Send what this process has queued; True if nothing waits any more.
+
+        Waits at most `timeout` seconds (None: without a limit that matters; 0: only looks), with
+        the GIL released; under gevent other greenlets run meanwhile. True on a client that is shut
+        down. Events of a parent or a child are theirs, and not waited for. A signal handler written
+        in Python runs after the wait.
+        """
+        ms = _wait.millis(timeout)
+        sleep = _wait.gevent_sleep()
+        if sleep is None:
+            return self._flush(ms)
+        look = self._watch()
+        for pause in _wait.pauses(ms):
+            if look():
+                return True
+            sleep(pause)
+        return look()
+
+    async def aflush(self, timeout: float | None = 5.0) -> bool:
+        """`flush` for asyncio: other tasks run meanwhile. Uses no thread."""
+        from asyncio import sleep  # 40 ms that programs without asyncio need not pay
+
+        look = self._watch()
+        for pause in _wait.pauses(_wait.millis(timeout)):
+            if look():
+                return True
+            await sleep(pause)
+        return look()
+
+    def shutdown(self, timeout: float | None = 5.0) -> bool:
+        """Flush, then close the client here and in children forked later; True if nothing was left.
+
+        Ends after at most `timeout` seconds, with a request in flight cut. From then on `enqueue`
+        is False. May be called again.
+        """
+        ms = _wait.millis(timeout)
+        sleep = _wait.gevent_sleep()
+        if sleep is not None:
+            end = time.monotonic() + ms / 1000
+            self.flush(timeout)
+            ms = max(0, int((end - time.monotonic()) * 1000))
+        return self._native.shutdown(self._handle, ms) in (OK, CLOSED)
+
+    def stats(self) -> Stats:
+        """The counters of this client in this process, `Stats`."""
+        room = StatsStruct()
+        self._native.stats(self._handle, ctypes.byref(room), ctypes.sizeof(room))
+        return Stats(*(getattr(room, name) for name in Stats._fields))
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        # Not the whole configuration: it may hold credentials.
+        endpoint = json.loads(self._config).get("endpoint", "endpoint from the environment")
+        return f"<{type(self).__name__} {endpoint.split('?')[0].split('@')[-1]}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _equal_client, (type(self), self._config)
+
+    def __copy__(self: _Self) -> _Self:
+        return self
+
+    def __deepcopy__(self: _Self, memo: dict[int, Any]) -> _Self:
+        return self
+
+    def _flush(self, ms: int) -> bool:
+        return self._native.flush(self._handle, ms) in (OK, CLOSED)
+
+    def _watch(self) -> Callable[[], bool]:
+        """A function that says whether everything accepted before now has left the queue.
+
+        It asks for a flush seldom and else looks at the counters: each flush has the library try at
+        once, so that asking in a loop would undo its pauses between attempts.
+        """
+        goal = self.stats().accepted
+        ask = _wait.seldom()
+
+        def look() -> bool:
+            if ask() and self._flush(0):
+                return True
+            stats = self.stats()
+            return stats.delivered + stats.rejected + stats.invalid + stats.expired >= goal
+
+        return look
+
+
+def _as_bytes(event: object) -> bytes:
+    if isinstance(event, dict):
+        return encode(event)
+    if isinstance(event, str):
+        # A lone surrogate has no UTF-8 form; the event matters more than that character.
+        return event.encode("utf-8", "replace")
+    if isinstance(event, (bytes, bytearray, memoryview)):
+        return bytes(event)
+    raise TypeError(
+        f"an event is a dict, str, bytes, bytearray or memoryview, not {type(event).__name__}"
+    )
+
+
+def _as_json(config: dict[str, Any]) -> str:
+    try:
+        return json.dumps(config, default=os.fspath)
+    except (TypeError, ValueError):
+        for key, value in config.items():
+            try:
+                json.dumps(value, default=os.fspath)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{key}: cannot be written as JSON: {error}") from None
+        raise
+
+
+def _exit_ms(keys: dict[str, Any]) -> int:
+    """How long the end of a child process may wait, as the library's own exit handler does."""
+    value = keys.get("exit_timeout_ms", os.environ.get("TELEMETRY_EXIT_TIMEOUT_MS", ""))
+    return int(value) if str(value).isdigit() else 1000
+
+
+def _release(native: Native, handle: int) -> None:
+    """The client object is gone. The library flushes, within ``exit_timeout_ms``, and frees."""
+    _live.pop(handle, None)
+    native.free(handle)
+
+
+def _equal_client(kind: type[Client], config: str) -> Client:
+    """Unpickle: the client of this process with that configuration, else a new one."""
+    for ref in list(_live.values()):
+        client = ref()
+        if client is not None and type(client) is kind and client._config == config:
+            return client
+    return kind(**json.loads(config))
+
+
+def _flush_all(most_ms: int = 0xFFFF_FFFE) -> None:
+    """Flush each client of this process within its ``exit_timeout_ms``, counted from now."""
+    start = time.monotonic()
+    for ref in list(_live.values()):
+        client = ref()
+        if client is not None:
+            spent = int((time.monotonic() - start) * 1000)
+            client._flush(max(0, min(client._exit_ms, most_ms) - spent))

@@ -1,0 +1,103 @@
+"""The shared library as the linker, the loader and a compiler see it."""
+
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+REPO = pathlib.Path(__file__).parent.parent.parent
+BUILD = pathlib.Path(os.environ.get("LIBTELEMETRY_BUILD", REPO / "target" / "release"))
+INCLUDE = pathlib.Path(os.environ.get("LIBTELEMETRY_INCLUDE", REPO / "include"))
+LIBRARY = BUILD / "libtelemetry.so"
+HEADER = INCLUDE / "telemetry.h"
+
+
+def output(*command):
+    return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def dynamic():
+    return output("readelf", "-dW", LIBRARY)
+
+
+@pytest.fixture(scope="module")
+def segments():
+    return output("readelf", "-lW", LIBRARY)
+
+
+def listed():
+    return (REPO / "bindings" / "c" / "symbols.txt").read_text().split()
+
+
+def test_the_list_is_sorted():
+    assert listed() == sorted(set(listed()))
+
+
+def test_exports_are_the_list():
+    lines = output("nm", "-D", "--defined-only", LIBRARY).splitlines()
+    # "T name" or "T name@@VERSION"; A is the version itself.
+    names = [line.split()[2].split("@")[0] for line in lines if line.split()[1] != "A"]
+    assert sorted(names) == listed()
+
+
+def test_header_declares_the_list():
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", HEADER.read_text(), flags=re.S)
+    declared = re.findall(r"\b(telemetry_\w+)\s*\(", text)
+    assert sorted(declared) == listed()
+
+
+def test_soname(dynamic):
+    assert re.findall(r"SONAME.*\[(.*)\]", dynamic) == ["libtelemetry.so.0"]
+
+
+def test_is_never_unloaded(dynamic):
+    assert re.search(r"FLAGS_1.*\bNODELETE\b", dynamic)
+
+
+def test_needs_libc_only(dynamic):
+    needed = set(re.findall(r"NEEDED.*\[(.*)\]", dynamic))
+    assert needed <= {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "libdl.so.2",
+                      "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+
+
+def test_hardened(dynamic, segments):
+    assert not re.search(r"\bR(UN)?PATH\b", dynamic)
+    assert not re.search(r"\bTEXTREL\b", dynamic)
+    # Full RELRO: bound at load, and the tables are read-only from then on.
+    assert "GNU_RELRO" in segments
+    assert re.search(r"FLAGS.*\bBIND_NOW\b", dynamic) or re.search(r"FLAGS_1.*\bNOW\b", dynamic)
+    (stack,) = re.findall(r"GNU_STACK.*", segments)
+    assert re.search(r"\bRW\b", stack) and "RWE" not in stack
+    for load in re.findall(r"LOAD .*", segments):
+        assert not re.search(r"\bRWE\b", load), load
+
+
+def test_stripped_size(tmp_path):
+    stripped = tmp_path / "stripped.so"
+    output("strip", "-o", stripped, LIBRARY)
+    assert stripped.stat().st_size < 4 << 20
+
+
+@pytest.mark.parametrize("compiler, standard, suffix", [
+    ("cc", "c99", "c"), ("cc", "c11", "c"), ("c++", "c++17", "cpp"),
+])
+def test_header_compiles(tmp_path, compiler, standard, suffix):
+    """Alone, twice, in two units of one program, and with every name used."""
+    name = "telemetry.h"
+    uses = "\n".join(f"  used[n++] = (function){symbol};" for symbol in listed())
+    (tmp_path / f"one.{suffix}").write_text(
+        f'#include "{name}"\n#include "{name}"\nint other(void);\ntypedef void (*function)(void);\n'
+        f"int main(void) {{\n  function used[{len(listed())}];\n  int n = 0;\n{uses}\n"
+        "  telemetry_stats_t stats;\n  telemetry_level level = TELEMETRY_WARN;\n  telemetry_status status = TELEMETRY_OK;\n"
+        f"  return used[0] && sizeof stats == 20 * 8 && level == 2 && !status && other() && n == {len(listed())} ? 0 : 1;\n}}\n")
+    (tmp_path / f"two.{suffix}").write_text(
+        f'#include "{name}"\nint other(void);\nint other(void) {{ return (int)telemetry_abi_version(); }}\n')
+    (tmp_path / "libtelemetry.so.0").symlink_to(LIBRARY.resolve())
+    program = tmp_path / "program"
+    subprocess.run([compiler, f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{INCLUDE}",
+                    str(tmp_path / f"one.{suffix}"), str(tmp_path / f"two.{suffix}"), "-o", str(program),
+                    str(tmp_path / "libtelemetry.so.0"), f"-Wl,-rpath,{tmp_path}"], check=True)
+    assert subprocess.run([str(program)]).returncode == 0

@@ -1,0 +1,163 @@
+"""Things that hold a sender where a test wants it: in a request, in connect(), in a name look-up."""
+
+import os
+import random
+import socket
+import struct
+import threading
+
+
+class Gate:
+    """Threads of the test's own; each ends with its socket."""
+
+    def __init__(self, pipes):
+        self.seen_fd, self.go_fd = pipes["seen"], pipes["go"]
+        self.open = threading.Event()
+        self.sockets = []
+
+    def seen(self):
+        os.write(self.seen_fd, b"s")
+
+    def start(self, target, *args):
+        threading.Thread(target=target, args=args, daemon=True).start()
+
+    def wait_for_go(self):
+        os.read(self.go_fd, 1)
+        self.open.set()
+
+    def close(self):
+        self.open.set()
+        for one in self.sockets:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            one.close()
+
+    def pump(self, source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        try:
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def join(self, client, port, first=b""):
+        server = socket.create_connection(("127.0.0.1", port))
+        self.sockets += [client, server]
+        server.sendall(first)
+        self.start(self.pump, server, client)
+        self.pump(client, server)
+
+
+class HoldRequest(Gate):
+    """A way to the collector that keeps its first request until the program says go."""
+
+    def __init__(self, pipes, port):
+        super().__init__(pipes)
+        self.port = port
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.sockets.append(self.listener)
+        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.start(self.serve)
+
+    def serve(self):
+        held = True
+        try:
+            while True:
+                client, _ = self.listener.accept()
+                self.start(self.handle, client, held)
+                held = False
+        except OSError:
+            pass
+
+    def handle(self, client, held):
+        first = b""
+        if held:
+            first = client.recv(65536)
+            self.seen()
+            self.wait_for_go()
+        self.join(client, self.port, first)
+
+
+class HoldConnect(Gate):
+    """A listener whose backlog is full, so that connect() hangs, until the program says go."""
+
+    def __init__(self, pipes, port):
+        super().__init__(pipes)
+        self.port = port
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(0)
+        self.sockets.append(self.listener)
+        address = self.listener.getsockname()
+        self.endpoint = f"http://127.0.0.1:{address[1]}"
+        while True:
+            filler = socket.socket()
+            filler.settimeout(0.3)
+            try:
+                filler.connect(address)
+                self.sockets.append(filler)
+            except TimeoutError:
+                filler.close()
+                break
+        self.start(self.serve)
+
+    def serve(self):
+        self.wait_for_go()
+        try:
+            while True:
+                client, _ = self.listener.accept()
+                self.start(self.join, client, self.port)
+        except OSError:
+            pass
+
+
+class HoldLookup(Gate):
+    """A name server that is silent until the program says go. It needs port 53 of a loopback address of its own."""
+
+    def __init__(self, pipes, port, directory):
+        super().__init__(pipes)
+        address = "127.%d.%d.%d" % tuple(random.randint(2, 250) for _ in range(3))
+        self.server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.server.bind((address, 53))
+        self.sockets.append(self.server)
+        self.endpoint = f"http://collector.test:{port}"
+        # libc's resolver may share its socket with a fork made meanwhile, so that one takes the other's answer:
+        # then it asks again after its own time-out, which is therefore short.
+        resolv = directory / "resolv.conf"
+        resolv.write_text(f"nameserver {address}\noptions timeout:2 attempts:5\n")
+        # A mount namespace in which this is /etc/resolv.conf.
+        self.prefix = ["unshare", "-m", "--propagation", "private", "sh", "-c",
+                       'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(resolv)]
+        self.start(self.serve)
+
+    def serve(self):
+        first = True
+        try:
+            while True:
+                query, client = self.server.recvfrom(2048)
+                if not query:
+                    return  # shut down
+                if first:
+                    first = False
+                    self.seen()
+                    self.start(self.wait_for_go)
+                self.start(self.answer, query, client)
+        except OSError:
+            pass
+
+    def answer(self, query, client):
+        self.open.wait()
+        end = query.index(b"\0", 12) + 5
+        question = query[12:end]
+        (kind,) = struct.unpack(">H", question[-4:-2])
+        records = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 60, 4) + bytes([127, 0, 0, 1]) if kind == 1 else b""
+        reply = query[:2] + b"\x81\x80" + struct.pack(">HHHH", 1, bool(records), 0, 0) + question + records
+        try:
+            self.server.sendto(reply, client)
+        except OSError:
+            pass

@@ -1,0 +1,87 @@
+"""Clients that come and go leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+from harness import Collector, wait_until
+from libtelemetry import Client, _client
+
+
+def resources() -> dict[str, int]:
+    with open("/proc/self/maps") as maps, open("/proc/self/statm") as memory:
+        return {
+            "threads": len(os.listdir("/proc/self/task")),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "mappings": len(maps.readlines()),
+            "resident": int(memory.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
+        }
+
+
+def use_and_drop(url: str, count: int) -> None:
+    for n in range(count):
+        client = Client(url)
+        assert client.enqueue({"n": n})
+        del client  # the garbage collector's part; the library delivers, then frees
+
+
+def test_a_thousand_dropped_clients_leave_nothing(collector: Collector) -> None:
+    use_and_drop(collector.url, 100)  # what is made once: the library's tables, malloc's arenas
+    gc.collect()
+    before = resources()
+    use_and_drop(collector.url, 1000)
+    gc.collect()
+    wait_until("threads end", lambda: resources()["threads"] <= before["threads"])
+    after = resources()
+    assert after["threads"] == before["threads"]
+    assert after["descriptors"] == before["descriptors"]
+    assert after["mappings"] <= before["mappings"] + 10
+    assert after["resident"] <= before["resident"] + 4 * 1024 * 1024, (before, after)
+    assert collector.stats()["unique"] == 1100, "dropping a client delivers its events"
+    assert not any(ref() is None for ref in _client._live.values())
+
+
+def test_a_client_in_a_cycle_is_collected(collector: Collector) -> None:
+    class Owner:
+        pass
+
+    owner = Owner()
+    owner.client, owner.me = Client(collector.url), owner  # type: ignore[attr-defined]
+    ref = weakref.ref(owner.client)  # type: ignore[attr-defined]
+    assert owner.client.enqueue({"n": 1})  # type: ignore[attr-defined]
+    del owner
+    gc.collect()
+    assert ref() is None
+    assert collector.stats()["unique"] == 1
+
+
+def test_an_idle_client_has_no_thread(make_client: Callable[..., Client]) -> None:
+    before = resources()["threads"]
+    client = make_client(idle_ms=100)
+    assert resources()["threads"] == before, "opening starts nothing"
+    client.enqueue({"n": 1})
+    assert client.flush()
+    wait_until("the sender ends", lambda: resources()["threads"] == before)
+    client.enqueue({"n": 2})
+    assert client.flush()
+    assert client.stats().delivered == 2
+
+
+def test_many_threads_enqueue_at_once(client: Client, collector: Collector) -> None:
+    def run(thread: int) -> None:
+        for n in range(500):
+            assert client.enqueue({"thread": thread, "n": n})
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert client.flush(10)
+    events = {(event["thread"], event["n"]) for event in collector.events()}
+    assert events == {(thread, n) for thread in range(8) for n in range(500)}
+    assert collector.stats()["duplicates"] == 0
