@@ -71,17 +71,31 @@ fn retry_after_is_clamped() {
 
 #[test]
 fn a_flush_cuts_a_pause_of_our_own_short() {
-    let collector = Collector::saying(vec![Reply::Status(500), Reply::Cut, Reply::Status(503)]);
+    let collector = Collector::saying(vec![Reply::Status(500), Reply::Status(502), Reply::Status(503)]);
     let keys = json!({"batch": {"max_age_ms": 1}, "retry": {"initial_ms": 3_600_000, "max_ms": 3_600_000}});
     let host = Host::open(collector.url(), keys);
     host.number(1);
     for n in 1..=3 {
         collector.wait(n);
-        // Each call is worth one attempt; the last finds the collector well.
-        let status = host.flush(if n < 3 { Duration::ZERO } else { Duration::from_secs(10) });
-        assert_eq!(status, if n < 3 { Status::Timeout } else { Status::Ok }, "{n}");
+        // Each call that waits is worth one attempt; the last finds the collector well.
+        let (wait, status) = if n < 3 { (1, Status::Timeout) } else { (10_000, Status::Ok) };
+        assert_eq!(host.flush(Duration::from_millis(wait)), status, "{n}");
     }
     assert_eq!(collector.count(), 4);
+}
+
+#[test]
+fn asking_does_not_cut_a_pause_short() {
+    let collector = Collector::saying(vec![Reply::Status(500)]);
+    let keys = json!({"batch": {"max_age_ms": 1}, "retry": {"initial_ms": 3_600_000, "max_ms": 3_600_000}});
+    let host = Host::open(collector.url(), keys);
+    host.number(1);
+    collector.wait(1);
+    for _ in 0..100 {
+        assert_eq!(host.flush(Duration::ZERO), Status::Timeout);
+    }
+    host.flush_all();
+    assert_eq!(collector.count(), 2);
 }
 
 #[test]
