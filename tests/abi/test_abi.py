@@ -59,8 +59,15 @@ def test_is_never_unloaded(dynamic):
 
 def test_needs_libc_only(dynamic):
     needed = set(re.findall(r"NEEDED.*\[(.*)\]", dynamic))
-    assert needed <= {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "libdl.so.2",
-                      "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+    assert needed <= {
+        "libc.so.6",
+        "libgcc_s.so.1",
+        "libm.so.6",
+        "libpthread.so.0",
+        "libdl.so.2",
+        "ld-linux-x86-64.so.2",
+        "ld-linux-aarch64.so.1",
+    }
 
 
 def test_hardened(dynamic, segments):
@@ -81,9 +88,14 @@ def test_stripped_size(tmp_path):
     assert stripped.stat().st_size < 4 << 20
 
 
-@pytest.mark.parametrize("compiler, standard, suffix", [
-    ("cc", "c99", "c"), ("cc", "c11", "c"), ("c++", "c++17", "cpp"),
-])
+@pytest.mark.parametrize(
+    "compiler, standard, suffix",
+    [
+        ("cc", "c99", "c"),
+        ("cc", "c11", "c"),
+        ("c++", "c++17", "cpp"),
+    ],
+)
 def test_header_compiles(tmp_path, compiler, standard, suffix):
     """Alone, twice, in two units of one program, and with every name used."""
     name = "telemetry.h"
@@ -91,13 +103,33 @@ def test_header_compiles(tmp_path, compiler, standard, suffix):
     (tmp_path / f"one.{suffix}").write_text(
         f'#include "{name}"\n#include "{name}"\nint other(void);\ntypedef void (*function)(void);\n'
         f"int main(void) {{\n  function used[{len(listed())}];\n  int n = 0;\n{uses}\n"
-        "  telemetry_stats_t stats;\n  telemetry_level level = TELEMETRY_WARN;\n  telemetry_status status = TELEMETRY_OK;\n"
-        f"  return used[0] && sizeof stats == 20 * 8 && level == 2 && !status && other() && n == {len(listed())} ? 0 : 1;\n}}\n")
+        "  telemetry_stats_t stats;\n  telemetry_level level = TELEMETRY_WARN;\n"
+        "  telemetry_status status = TELEMETRY_OK;\n"
+        "  return used[0] && sizeof stats == 20 * 8 && level == 2 && !status && other()"
+        f" && n == {len(listed())} ? 0 : 1;\n}}\n"
+    )
     (tmp_path / f"two.{suffix}").write_text(
-        f'#include "{name}"\nint other(void);\nint other(void) {{ return (int)telemetry_abi_version(); }}\n')
+        f'#include "{name}"\nint other(void);\n'
+        "int other(void) { return (int)telemetry_abi_version(); }\n"
+    )
     (tmp_path / "libtelemetry.so.0").symlink_to(LIBRARY.resolve())
     program = tmp_path / "program"
-    subprocess.run([compiler, f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{INCLUDE}",
-                    str(tmp_path / f"one.{suffix}"), str(tmp_path / f"two.{suffix}"), "-o", str(program),
-                    str(tmp_path / "libtelemetry.so.0"), f"-Wl,-rpath,{tmp_path}"], check=True)
+    subprocess.run(
+        [
+            compiler,
+            f"-std={standard}",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-pedantic",
+            f"-I{INCLUDE}",
+            str(tmp_path / f"one.{suffix}"),
+            str(tmp_path / f"two.{suffix}"),
+            "-o",
+            str(program),
+            str(tmp_path / "libtelemetry.so.0"),
+            f"-Wl,-rpath,{tmp_path}",
+        ],
+        check=True,
+    )
     assert subprocess.run([str(program)]).returncode == 0

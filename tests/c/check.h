@@ -164,7 +164,8 @@ CK_UNUSED static int ck_entries(const char *directory) {
   long got;
   while ((got = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) > 0)
     for (long at = 0; at < got;) {
-      struct { uint64_t ino; int64_t off; unsigned short len; unsigned char type; char name[]; } *entry = (void *)(buffer + at);
+      struct { uint64_t ino; int64_t off; unsigned short len; unsigned char type; char name[]; } *entry =
+          (void *)(buffer + at);
       if (entry->name[0] != '.') count++;
       at += entry->len;
     }

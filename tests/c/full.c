@@ -47,7 +47,9 @@ int main(int argc, char **argv) {
   ck_start(argc, 1);
   bool stalled = !strcmp(argv[1], "stalled");
   if (stalled) ck_fault("stall");
-  client = ck_open("\"queue_bytes\":1048576,\"segment_bytes\":65536,\"max_event_bytes\":16384,\"timeout_ms\":2000,\"retry\":{\"initial_ms\":20,\"max_ms\":100}");
+  client = ck_open(
+      "\"queue_bytes\":1048576,\"segment_bytes\":65536,\"max_event_bytes\":16384,"
+      "\"timeout_ms\":2000,\"retry\":{\"initial_ms\":20,\"max_ms\":100}");
   pthread_t threads[THREADS], audit;
   CHECK_EQ(pthread_create(&audit, NULL, auditor, NULL), 0);
   for (int i = 0; i < THREADS; i++) CHECK_EQ(pthread_create(&threads[i], NULL, producer, (void *)(intptr_t)i), 0);

@@ -1,5 +1,6 @@
-"""Things that hold a sender where a test wants it: in a request, in connect(), in a name look-up."""
+"""What holds a sender where a test wants it: in a request, in connect(), in a name look-up."""
 
+import contextlib
 import os
 import random
 import socket
@@ -28,10 +29,8 @@ class Gate:
     def close(self):
         self.open.set()
         for one in self.sockets:
-            try:
+            with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             one.close()
 
     def pump(self, source, sink):
@@ -40,10 +39,8 @@ class Gate:
                 sink.sendall(data)
         except OSError:
             pass
-        try:
+        with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
     def join(self, client, port, first=b""):
         server = socket.create_connection(("127.0.0.1", port))
@@ -117,22 +114,30 @@ class HoldConnect(Gate):
 
 
 class HoldLookup(Gate):
-    """A name server that is silent until the program says go. It needs port 53 of a loopback address of its own."""
+    """A name server, on a loopback address of its own, that is silent until the program says go."""
 
     def __init__(self, pipes, port, directory):
         super().__init__(pipes)
-        address = "127.%d.%d.%d" % tuple(random.randint(2, 250) for _ in range(3))
+        address = ".".join(["127", *(str(random.randint(2, 250)) for _ in range(3))])
         self.server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.server.bind((address, 53))
         self.sockets.append(self.server)
         self.endpoint = f"http://collector.test:{port}"
-        # libc's resolver may share its socket with a fork made meanwhile, so that one takes the other's answer:
-        # then it asks again after its own time-out, which is therefore short.
+        # libc's resolver may share its socket with a fork made meanwhile, so that one takes the
+        # other's answer: then it asks again after its own time-out, which is therefore short.
         resolv = directory / "resolv.conf"
         resolv.write_text(f"nameserver {address}\noptions timeout:2 attempts:5\n")
         # A mount namespace in which this is /etc/resolv.conf.
-        self.prefix = ["unshare", "-m", "--propagation", "private", "sh", "-c",
-                       'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(resolv)]
+        self.prefix = [
+            "unshare",
+            "-m",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            'mount --bind "$0" /etc/resolv.conf && exec "$@"',
+            str(resolv),
+        ]
         self.start(self.serve)
 
     def serve(self):
@@ -155,9 +160,17 @@ class HoldLookup(Gate):
         end = query.index(b"\0", 12) + 5
         question = query[12:end]
         (kind,) = struct.unpack(">H", question[-4:-2])
-        records = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 60, 4) + bytes([127, 0, 0, 1]) if kind == 1 else b""
-        reply = query[:2] + b"\x81\x80" + struct.pack(">HHHH", 1, bool(records), 0, 0) + question + records
-        try:
+        records = (
+            b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 60, 4) + bytes([127, 0, 0, 1])
+            if kind == 1
+            else b""
+        )
+        reply = (
+            query[:2]
+            + b"\x81\x80"
+            + struct.pack(">HHHH", 1, bool(records), 0, 0)
+            + question
+            + records
+        )
+        with contextlib.suppress(OSError):
             self.server.sendto(reply, client)
-        except OSError:
-            pass

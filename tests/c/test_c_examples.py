@@ -26,15 +26,22 @@ def test_quickstart(programs, collector):
 
 
 def test_quickstart_says_what_is_wrong(programs):
-    done = subprocess.run([programs(str(EXAMPLES / "quickstart.c")), "gopher://x"], timeout=60,
-                          stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [programs(str(EXAMPLES / "quickstart.c")), "gopher://x"],
+        timeout=60,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert done.returncode == 1
     assert "endpoint" in done.stderr
 
 
 def test_prefork(programs, collector):
-    server = subprocess.Popen([programs(str(EXAMPLES / "prefork.c")), collector.url, "4"],
-                              stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [programs(str(EXAMPLES / "prefork.c")), collector.url, "4"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         url = server.stdout.readline().split()[-1]
 
@@ -51,7 +58,10 @@ def test_prefork(programs, collector):
         server.wait()
     events = stored(collector)
     assert collections.Counter(event["event"] for event in events) == {
-        "master started": 1, "request": 400, "master stopped": 1}
+        "master started": 1,
+        "request": 400,
+        "master stopped": 1,
+    }
     assert len({event["id"] for event in events}) == 402
     # Each worker numbered its own without a gap.
     numbers = collections.defaultdict(list)

@@ -4,7 +4,6 @@ import os
 import subprocess
 
 import pytest
-
 from gates import HoldConnect, HoldLookup, HoldRequest
 from programs import DETECTORS
 
@@ -21,10 +20,18 @@ def test_fork(run, kind, state, detector):
 
 
 @both
-@pytest.mark.parametrize("kinds", [
-    ["fork"] * 4, ["_Fork"] * 4, ["clone"] * 4, ["clone3"] * 4,
-    ["fork", "clone", "_Fork", "clone3"], ["clone", "fork", "clone3", "fork"],
-], ids="-".join)
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["fork"] * 4,
+        ["_Fork"] * 4,
+        ["clone"] * 4,
+        ["clone3"] * 4,
+        ["fork", "clone", "_Fork", "clone3"],
+        ["clone", "fork", "clone3", "fork"],
+    ],
+    ids="-".join,
+)
 def test_grandchildren_four_deep(run, kinds, detector):
     result = run("grandchildren", *kinds, detector=detector)
     assert len({pid for _, pid, _ in result.events}) == 5
@@ -52,7 +59,10 @@ def gate(request, signals_pipes, collector, tmp_path):
         elif where == "connect":
             made.append(HoldConnect(signals_pipes, collector.port))
         else:
-            able = os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+            able = (
+                os.geteuid() == 0
+                and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+            )
             if not able:
                 pytest.skip("needs root, and a mount namespace for /etc/resolv.conf")
             made.append(HoldLookup(signals_pipes, collector.port, tmp_path))
@@ -68,9 +78,17 @@ def gate(request, signals_pipes, collector, tmp_path):
 @pytest.mark.parametrize("where", ["request", "connect", "lookup", "lookup-libc"])
 def test_while_the_sender_is_inside(run, gate, signals_pipes, where, kind, detector):
     held = gate(where)
-    run("fork_sender", kind, where, "system" if where == "lookup-libc" else "builtin", detector=detector,
-        endpoint=held.endpoint, prefix=getattr(held, "prefix", ()), env=signals_pipes["env"],
-        pass_fds=signals_pipes["pass_fds"])
+    run(
+        "fork_sender",
+        kind,
+        where,
+        "system" if where == "lookup-libc" else "builtin",
+        detector=detector,
+        endpoint=held.endpoint,
+        prefix=getattr(held, "prefix", ()),
+        env=signals_pipes["env"],
+        pass_fds=signals_pipes["pass_fds"],
+    )
 
 
 @both
@@ -81,7 +99,9 @@ def test_from_a_signal_handler_in_mid_enqueue(run, kind, where, detector):
 
 
 @both
-@pytest.mark.parametrize("who, kind", [("child", "fork"), ("child", "_Fork"), ("child", "clone"), ("self", "fork")])
+@pytest.mark.parametrize(
+    "who, kind", [("child", "fork"), ("child", "_Fork"), ("child", "clone"), ("self", "fork")]
+)
 def test_close_all_descriptors(run, who, kind, detector):
     run("close_fds", who, kind, detector=detector)
 

@@ -1,7 +1,6 @@
 """Life and death of clients, and of the processes that hold them."""
 
 import pytest
-
 from programs import DETECTORS
 
 both = pytest.mark.parametrize("detector", DETECTORS)

@@ -159,7 +159,7 @@ fn a_fork_in_a_signal_handler_anywhere_in_enqueue() {
         libc::signal(libc::SIGALRM, fork_here as *const () as libc::sighandler_t);
     }
     let (mut taken, mut armed) = (0u64, 0);
-    while armed < 400 && FAILED.load(Ordering::SeqCst) == 0 {
+    while armed < 1500 && FAILED.load(Ordering::SeqCst) == 0 {
         if FORKS.load(Ordering::SeqCst) == armed {
             // One shot, a little later each time.
             armed += 1;

@@ -1,3 +1,5 @@
+//! What the configuration takes and refuses, key by key.
+
 use super::*;
 
 fn parse_env(json: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
