@@ -7,18 +7,21 @@ use std::thread;
 use telemetry::client::handle::{Fast, Status};
 
 const PAGE: usize = 4096;
-static GRIP: AtomicUsize = AtomicUsize::new(0);
-static CAUGHT: AtomicBool = AtomicBool::new(false);
+/// How many are held.
+static CAUGHT: AtomicUsize = AtomicUsize::new(0);
 static RELEASED: AtomicBool = AtomicBool::new(false);
 
-extern "C" fn hold(_: libc::c_int) {
-    CAUGHT.store(true, Ordering::SeqCst);
+extern "C" fn hold(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    CAUGHT.fetch_add(1, Ordering::SeqCst);
     while !RELEASED.load(Ordering::SeqCst) {
         // SAFETY: both are async-signal-safe.
         unsafe { libc::sched_yield() };
     }
-    // SAFETY: our own page; the faulting copy is tried again after the handler.
-    unsafe { libc::mprotect(GRIP.load(Ordering::SeqCst) as *mut libc::c_void, PAGE, libc::PROT_READ) };
+    // SAFETY: the kernel says where the fault was, in a page of ours; the copy is tried again after the handler.
+    unsafe {
+        let page = (*info).si_addr() as usize & !(PAGE - 1);
+        libc::mprotect(page as *mut libc::c_void, PAGE, libc::PROT_READ);
+    }
 }
 
 /// The text at the start of a page that holds whoever reads it.
@@ -30,22 +33,43 @@ fn in_the_grip(text: &str) -> &'static [u8] {
         assert_ne!(page, libc::MAP_FAILED);
         std::ptr::copy_nonoverlapping(text.as_ptr(), page.cast(), text.len());
         libc::mprotect(page, PAGE, libc::PROT_NONE);
-        GRIP.store(page as usize, Ordering::SeqCst);
-        libc::signal(libc::SIGSEGV, hold as *const () as libc::sighandler_t);
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = hold as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut());
         std::slice::from_raw_parts(page.cast(), text.len())
     }
 }
 
-/// Event 0 is held in the middle of its `enqueue`; it comes to its end after `meanwhile`.
-fn with_a_hole(host: &Host, meanwhile: impl FnOnce()) {
-    let event = in_the_grip("{\"n\":0}");
-    thread::scope(|scope| {
-        let late = scope.spawn(move || host.enqueue(event));
-        until("in the grip", || CAUGHT.load(Ordering::SeqCst));
-        meanwhile();
+/// Lets them go, also when a test fails.
+struct Release;
+
+impl Drop for Release {
+    fn drop(&mut self) {
         RELEASED.store(true, Ordering::SeqCst);
-        assert_eq!(late.join().unwrap(), Status::Ok);
+    }
+}
+
+/// Events 0 to `holes` are held in the middle of their `enqueue`; they come to their end after `meanwhile`.
+fn with_holes(holes: usize, host: &Host, meanwhile: impl FnOnce()) {
+    thread::scope(|scope| {
+        let mut late = Vec::new();
+        for n in 0..holes {
+            let event = in_the_grip(&format!("{{\"n\":{n}}}"));
+            late.push(scope.spawn(move || host.enqueue(event)));
+            until("in the grip", || CAUGHT.load(Ordering::SeqCst) == n + 1);
+        }
+        let release = Release;
+        meanwhile();
+        drop(release);
+        for late in late {
+            assert_eq!(late.join().unwrap(), Status::Ok);
+        }
     });
+}
+
+fn with_a_hole(host: &Host, meanwhile: impl FnOnce()) {
+    with_holes(1, host, meanwhile);
 }
 
 fn sorted(collector: &Collector) -> Vec<u64> {
@@ -142,4 +166,26 @@ fn after_a_hole_enqueue_is_as_cheap_as_before() {
         thread::yield_now();
         cheap
     });
+}
+
+#[test]
+fn several_holes_at_once() {
+    if !alone("holes::several_holes_at_once") {
+        return;
+    }
+    let collector = Collector::kind();
+    let host = Host::open(collector.url(), small());
+    with_holes(3, &host, || {
+        host.fill(3..100);
+        // Each may hold the queue for a second.
+        until("the others", || {
+            let _ = host.flush(std::time::Duration::ZERO);
+            host.stats().delivered == 97
+        });
+    });
+    host.flush_all();
+    assert_eq!(sorted(&collector), (0..100).collect::<Vec<_>>());
+    let s = host.stats();
+    check(&s);
+    assert_eq!((s.accepted, s.delivered, s.queue_events), (100, 100, 0));
 }

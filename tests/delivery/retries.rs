@@ -86,6 +86,20 @@ fn a_flush_cuts_a_pause_of_our_own_short() {
 }
 
 #[test]
+fn asking_does_not_cut_a_pause_short() {
+    let collector = Collector::saying(vec![Reply::Status(500)]);
+    let keys = json!({"batch": {"max_age_ms": 1}, "retry": {"initial_ms": 3_600_000, "max_ms": 3_600_000}});
+    let host = Host::open(collector.url(), keys);
+    host.number(1);
+    collector.wait(1);
+    for _ in 0..100 {
+        assert_eq!(host.flush(Duration::ZERO), Status::Timeout);
+    }
+    host.flush_all();
+    assert_eq!(collector.count(), 2);
+}
+
+#[test]
 fn a_flush_does_not_cut_short_what_the_collector_asked_for() {
     let collector = Collector::saying(vec![busy("1")]);
     let keys = json!({"batch": {"max_age_ms": 1}, "retry": {"initial_ms": 1}});
