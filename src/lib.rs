@@ -4,6 +4,9 @@
 //! `ffi` → [`client`] → [`queue`] (appended) ... [`delivery`] (read behind, batched) → [`format`] (body) →
 //! [`sink`] (socket) → [`format`] (verdict) → [`queue`] (settled). [`fork`] keeps all of it safe in children,
 //! [`platform`] is what the operating system gives.
+//!
+//! The interface is the C one, of the shared and the static library. As a Rust crate it is there for the command and the
+//! tests: it sets the global allocator (see [`platform::island`]).
 
 #[cfg(not(loom))]
 pub mod client;

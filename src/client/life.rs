@@ -178,12 +178,11 @@ impl Client {
         let raw = self.is_raw();
         let down = self.generation().is_some() && self.words().down.load(Ordering::SeqCst) != 0;
         self.shutdown(if down { Duration::ZERO } else { self.exit_timeout });
-        if let Some(registration) = self.registration.get() {
-            hooks::unregister(registration);
-        }
         if raw {
-            // The heap may be locked for ever here: leave it alone.
+            // The heap may be locked for ever here: leave it, and the registration on it, alone.
             std::mem::forget(self);
+        } else if let Some(registration) = self.registration.get() {
+            hooks::unregister(registration);
         }
     }
 

@@ -133,6 +133,11 @@ impl Engine {
         self.batch.read
     }
 
+    /// Whether a reservation that is not committed yet holds what is behind it.
+    pub fn has_hole(&self) -> bool {
+        self.hole.is_some()
+    }
+
     /// Close kept connections.
     pub fn rest(&mut self) {
         self.sink.close_idle();
@@ -404,7 +409,8 @@ impl Engine {
     /// is not asked about each event: after so many refusals without one acceptance the rest goes as a whole.
     fn may_halve(&mut self) -> bool {
         self.refusals += 1;
-        self.refusals <= 4 * (self.batch.len().ilog2() + 1)
+        let n = self.batch.len();
+        self.refusals as usize <= (4 * (n.ilog2() as usize + 1)).max(n / 8)
     }
 
     fn decide(

@@ -86,13 +86,12 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
             }
         };
         let (count, at) = engine.attention(&desk.log);
-        let read = engine.read();
+        let (read, held) = (engine.read(), engine.has_hole());
         words.sleep(&desk.log, (count, at), bound.max(Duration::from_micros(100)), || {
             // Between the look at the log and the sleep: a wish, a flush, a full batch, or (when idle) an event.
             words.wish.load(Ordering::SeqCst) != 0
                 || flush_words(words) != flushes
-                || desk.log.accepted() >= count
-                || desk.log.tail() > at
+                || (!held && (desk.log.accepted() >= count || desk.log.tail() > at))
                 || (next == Next::Idle && desk.log.tail() != read)
         });
     }

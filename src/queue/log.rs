@@ -412,7 +412,10 @@ impl<'a> Log<'a> {
         let c = self.cursors;
         let n = c.given_up.load(Ordering::Relaxed);
         let i = n as usize % GIVEN_UP;
-        if n as usize >= GIVEN_UP && split(c.to[i].load(Ordering::Relaxed)).0 >= split(self.head()).0 {
+        // An entry of this very segment may go: the new one keeps the segment's memory out of use. One of an
+        // earlier segment that is not settled is waited for: what lies before this hole is being delivered.
+        let oldest = split(c.to[i].load(Ordering::Relaxed)).0;
+        if n as usize >= GIVEN_UP && oldest >= split(self.head()).0 && oldest != split(at).0 {
             return None;
         }
         c.to[i].store(0, Ordering::Release);
