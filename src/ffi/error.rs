@@ -40,7 +40,7 @@ pub fn fail(status: telemetry_status, text: &str) -> telemetry_status {
 /// its whole length without the NUL, 0 if there was none. `buf` may be NULL if `cap` is 0. The text is for logs
 /// only: decide by the status.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn telemetry_last_error(buf: *mut c_char, cap: usize) -> usize {
+pub unsafe extern "C-unwind" fn telemetry_last_error(buf: *mut c_char, cap: usize) -> usize {
     LAST.with(|last| {
         let Ok(last) = last.try_borrow() else { return 0 };
         if !buf.is_null() && cap > 0 {

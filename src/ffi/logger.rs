@@ -26,7 +26,7 @@ pub type telemetry_log_fn =
 /// for children forked afterwards. NULL restores stderr. At most one line a minute for each reason. `user` is
 /// handed to `log` as it is. Call it before other threads use the library.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn telemetry_set_logger(
+pub unsafe extern "C-unwind" fn telemetry_set_logger(
     log: telemetry_log_fn,
     user: *mut c_void,
     level: telemetry_level,

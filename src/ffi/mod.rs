@@ -102,8 +102,18 @@ pub struct telemetry_stats_t {
 }
 
 /// Run `body`, catching panics; cancellation of the thread is held back meanwhile.
+///
+/// A cancellation that waited takes effect in here, once all is done, and unwinds through this frame and its
+/// callers: none of them may catch or clean up, which is why the catching is in a frame of its own and every C function
+/// is `C-unwind`.
+#[inline(always)]
 fn guard<R>(client: Option<&Client>, fallback: R, body: impl FnOnce() -> R) -> R {
-    uncancelled(|| match catch_unwind(AssertUnwindSafe(body)) {
+    uncancelled(|| caught(client, fallback, body))
+}
+
+#[inline(never)]
+fn caught<R>(client: Option<&Client>, fallback: R, body: impl FnOnce() -> R) -> R {
+    match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => result,
         Err(_) => {
             error::set("a defect of libtelemetry was caught");
@@ -112,7 +122,7 @@ fn guard<R>(client: Option<&Client>, fallback: R, body: impl FnOnce() -> R) -> R
             }
             fallback
         }
-    })
+    }
 }
 
 /// The client behind a handle; says so if it is NULL.
@@ -137,7 +147,7 @@ fn client_of<'a>(t: *mut telemetry) -> Option<&'a Client> {
 /// allowed), TELEMETRY_IO (no memory).
 #[unsafe(no_mangle)]
 #[must_use]
-pub unsafe extern "C" fn telemetry_open(
+pub unsafe extern "C-unwind" fn telemetry_open(
     config_json: *const c_char,
     out: *mut *mut telemetry,
 ) -> telemetry_status {
@@ -227,7 +237,7 @@ fn refuse_arguments(client: Option<&Client>, no_event: bool) -> telemetry_status
 /// forked child it returns TELEMETRY_OK at once. Errors: TELEMETRY_TIMEOUT, TELEMETRY_INVALID,
 /// TELEMETRY_INTERNAL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn telemetry_flush(t: *mut telemetry, timeout_ms: u32) -> telemetry_status {
+pub unsafe extern "C-unwind" fn telemetry_flush(t: *mut telemetry, timeout_ms: u32) -> telemetry_status {
     let Some(client) = client_of(t) else { return TELEMETRY_INVALID };
     guard(Some(client), TELEMETRY_INTERNAL, || {
         client.flush(Duration::from_millis(timeout_ms.into())) as telemetry_status
@@ -242,7 +252,7 @@ pub unsafe extern "C" fn telemetry_flush(t: *mut telemetry, timeout_ms: u32) -> 
 /// Errors: TELEMETRY_TIMEOUT (what could not be delivered is lost and shows in `queue_events`),
 /// TELEMETRY_INVALID, TELEMETRY_INTERNAL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn telemetry_shutdown(t: *mut telemetry, timeout_ms: u32) -> telemetry_status {
+pub unsafe extern "C-unwind" fn telemetry_shutdown(t: *mut telemetry, timeout_ms: u32) -> telemetry_status {
     let Some(client) = client_of(t) else { return TELEMETRY_INVALID };
     guard(Some(client), TELEMETRY_INTERNAL, || {
         client.shutdown(Duration::from_millis(timeout_ms.into())) as telemetry_status
@@ -253,7 +263,7 @@ pub unsafe extern "C" fn telemetry_shutdown(t: *mut telemetry, timeout_ms: u32) 
 /// the collector is known to be down). No other call on the handle may be under way or follow, in this
 /// process. Other processes' copies live on.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn telemetry_free(t: *mut telemetry) {
+pub unsafe extern "C-unwind" fn telemetry_free(t: *mut telemetry) {
     if t.is_null() {
         return;
     }
@@ -268,7 +278,7 @@ pub unsafe extern "C" fn telemetry_free(t: *mut telemetry) {
 ///
 /// Thread-safe; a forked child that has not used the client reads zeros. Errors: TELEMETRY_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn telemetry_stats(
+pub unsafe extern "C-unwind" fn telemetry_stats(
     t: *mut telemetry,
     out: *mut telemetry_stats_t,
     size_of_out: usize,
@@ -316,7 +326,7 @@ fn stats_of(s: Snapshot) -> telemetry_stats_t {
 
 /// The name of a status, static and never NULL: "TELEMETRY_FULL: the queue is full".
 #[unsafe(no_mangle)]
-pub extern "C" fn telemetry_status_str(status: telemetry_status) -> *const c_char {
+pub extern "C-unwind" fn telemetry_status_str(status: telemetry_status) -> *const c_char {
     let text: &'static CStr = match status {
         TELEMETRY_OK => c"TELEMETRY_OK: done",
         TELEMETRY_FULL => c"TELEMETRY_FULL: the queue is full",
@@ -334,12 +344,12 @@ pub extern "C" fn telemetry_status_str(status: telemetry_status) -> *const c_cha
 
 /// The library's version, such as "0.1.0"; static.
 #[unsafe(no_mangle)]
-pub extern "C" fn telemetry_version() -> *const c_char {
+pub extern "C-unwind" fn telemetry_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
 /// The number of this binary interface: grows when something is added, and bindings check it at load.
 #[unsafe(no_mangle)]
-pub extern "C" fn telemetry_abi_version() -> u32 {
+pub extern "C-unwind" fn telemetry_abi_version() -> u32 {
     1
 }

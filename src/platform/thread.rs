@@ -85,6 +85,7 @@ pub fn uncancelled<R>(body: impl FnOnce() -> R) -> R {
 }
 
 #[cfg(target_os = "linux")]
-unsafe extern "C" {
+unsafe extern "C-unwind" {
+    // It may unwind: a cancellation that was held back takes effect in it.
     fn pthread_setcancelstate(state: libc::c_int, old: *mut libc::c_int) -> libc::c_int;
 }

@@ -70,9 +70,11 @@ int main(int argc, char **argv) {
     snprintf(tag, sizeof tag, "round%d", round);
     reached = 0;
     if (jumps) {
-      struct itimerspec once = {{0, 0}, {0, 200000 + round * 7919}};
-      CHECK_EQ(timer_settime(timer, 0, &once, NULL), 0);
+      /* Again and again: a tick that comes before the door is open must not be the only one. */
+      struct itimerspec ticks = {{0, 5000000}, {0, 200000 + round * 7919}}, none = {{0, 0}, {0, 0}};
+      CHECK_EQ(timer_settime(timer, 0, &ticks, NULL), 0);
       jump(tag);
+      CHECK_EQ(timer_settime(timer, 0, &none, NULL), 0);
     } else {
       pthread_t thread;
       atomic_store(&running, false);
