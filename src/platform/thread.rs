@@ -72,12 +72,20 @@ pub fn wait_gone(tid: u32, deadline: Instant) -> bool {
 pub fn uncancelled<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(target_os = "linux")]
     {
-        let mut old = 0;
-        // SAFETY: changes only this thread's own cancel state; 1 is PTHREAD_CANCEL_DISABLE on Linux.
-        unsafe { pthread_setcancelstate(1, &mut old) };
+        let (mut state, mut kind) = (0, 0);
+        // SAFETY: changes only this thread's own cancel state; 1 is PTHREAD_CANCEL_DISABLE, 0 is
+        // PTHREAD_CANCEL_DEFERRED on Linux. Both, because glibc 2.36 acts on an asynchronous cancellation that was
+        // on its way when the state changed, unless the type says otherwise.
+        unsafe {
+            pthread_setcancelstate(1, &mut state);
+            pthread_setcanceltype(0, &mut kind);
+        }
         let result = body();
         // SAFETY: as above, back to what it was.
-        unsafe { pthread_setcancelstate(old, std::ptr::null_mut()) };
+        unsafe {
+            pthread_setcanceltype(kind, std::ptr::null_mut());
+            pthread_setcancelstate(state, std::ptr::null_mut());
+        }
         result
     }
     #[cfg(not(target_os = "linux"))]
@@ -86,6 +94,7 @@ pub fn uncancelled<R>(body: impl FnOnce() -> R) -> R {
 
 #[cfg(target_os = "linux")]
 unsafe extern "C-unwind" {
-    // It may unwind: a cancellation that was held back takes effect in it.
+    // They may unwind: a cancellation that was held back takes effect in them.
     fn pthread_setcancelstate(state: libc::c_int, old: *mut libc::c_int) -> libc::c_int;
+    fn pthread_setcanceltype(kind: libc::c_int, old: *mut libc::c_int) -> libc::c_int;
 }
