@@ -28,7 +28,9 @@ def test_fork(run, kind, state, detector):
         ["clone"] * 4,
         ["clone3"] * 4,
         ["fork", "clone", "_Fork", "clone3"],
-        ["clone", "fork", "clone3", "fork"],
+        # No fork() below a raw clone: libc's fork takes every heap lock, and a raw clone copies those that another
+        # thread held, so libc itself may hang there, with this library or without.
+        ["clone", "_Fork", "clone3", "_Fork"],
     ],
     ids="-".join,
 )
