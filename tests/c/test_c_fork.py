@@ -28,8 +28,8 @@ def test_fork(run, kind, state, detector):
         ["clone"] * 4,
         ["clone3"] * 4,
         ["fork", "clone", "_Fork", "clone3"],
-        # No fork() below a raw clone: libc's fork takes every heap lock, and a raw clone copies those that another
-        # thread held, so libc itself may hang there, with this library or without.
+        # No fork() below a raw clone: libc's fork takes every heap lock, and a raw clone copies
+        # those that another thread held, so libc itself may hang there.
         ["clone", "_Fork", "clone3", "_Fork"],
     ],
     ids="-".join,
