@@ -11,3 +11,16 @@ pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern 
     // SAFETY: the three are plain functions of this library, which is never unloaded (`-z nodelete`).
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
 }
+
+/// Whether there is a process with that id, ours or not, dead and not waited for included.
+pub fn exists(pid: u32) -> bool {
+    // SAFETY: signal 0 only asks.
+    let r = unsafe { libc::kill(pid as libc::pid_t, 0) };
+    r == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+/// The user whose files we may make.
+pub fn user() -> u32 {
+    // SAFETY: geteuid cannot fail.
+    unsafe { libc::geteuid() }
+}
