@@ -6,6 +6,12 @@ pub fn pid() -> u32 {
     (unsafe { libc::getpid() }) as u32
 }
 
+/// The user whose rights this thread has now.
+pub fn effective_uid() -> u32 {
+    // SAFETY: geteuid cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Register hooks around `fork(3)`; they stay for the life of the process. `false` if libc has no room.
 pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> bool {
     // SAFETY: the three are plain functions of this library, which is never unloaded (`-z nodelete`).
