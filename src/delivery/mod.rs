@@ -15,6 +15,8 @@
 pub mod batch;
 pub mod counters;
 #[cfg(not(loom))]
+pub mod dead_letter;
+#[cfg(not(loom))]
 pub mod engine;
 #[cfg(not(loom))]
 pub mod retry;

@@ -175,7 +175,7 @@ impl Directory {
 /// Whether this directory may be used: see the module's text.
 fn trust(path: &Path, meta: &Metadata, leaf: bool) -> Result<(), Problem> {
     let shown = path.display();
-    let user = process::user();
+    let user = process::effective_uid();
     let unsafe_because = |what: String| Err(Problem::Unsafe(format!("{shown} {what}")));
     if meta.file_type().is_symlink() {
         return unsafe_because("is a symlink; allowed: a directory itself".into());
