@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_killed_child_is_dead_before_and_after_it_was_waited_for() {
-        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let me = Identity::mine();
         let it = Identity { pid: child.id(), start: stat_of(&child.id().to_string()).unwrap().start, ..me };
         assert!(!it.is_dead(&me));

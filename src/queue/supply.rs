@@ -31,7 +31,8 @@ impl<'a> Log<'a> {
         let Some(slot) = self.slot_of(number) else { return false };
         let before = slot.clean.load(Ordering::Acquire);
         let free = matches!(before, NOT_YET | TAINTED);
-        if !free || slot.clean.compare_exchange(before, FILLING, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if !free || slot.clean.compare_exchange(before, FILLING, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
             return false;
         }
         let filled = fill(slot, before == TAINTED);

@@ -7,8 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ConfigError;
 use super::values::Values;
+use super::{Config, ConfigError};
 
 /// Segments as files, which outlive their process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,23 @@ impl Spool {
         let Some(given) = values.path("spool_dir")? else { return Ok(None) };
         let dir = PathBuf::from(given.value);
         Ok(Some(Spool { dir, max_bytes: max_bytes.size()?, max_age_s, evict, sync }))
+    }
+}
+
+impl Config {
+    /// What tells destinations apart, for the spool's directory: endpoint, format and credentials, so that events
+    /// never reach another account. 64 bits of SHA-256: the name of a directory gives no key away.
+    pub fn destination_hash(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.endpoint, self.format.as_str());
+        for secret in [&self.api_key, &self.basic, &self.bearer] {
+            text.push_str(secret.as_deref().unwrap_or(""));
+            text.push('\n');
+        }
+        for (name, value) in &self.headers {
+            text.push_str(&format!("{}:{value}\n", name.to_ascii_lowercase()));
+        }
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

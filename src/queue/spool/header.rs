@@ -137,13 +137,7 @@ impl Header {
         format.copy_from_slice(&bytes[64..80]);
         Ok(Header {
             segment_len,
-            owner: Identity {
-                boot: word(2),
-                pid_ns: word(3),
-                pid: low(word(4)),
-                start: word(5),
-                image: 0,
-            },
+            owner: Identity { boot: word(2), pid_ns: word(3), pid: low(word(4)), start: word(5), image: 0 },
             number: high(word(4)),
             nonce: word(6),
             created_ms: word(7),

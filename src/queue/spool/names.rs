@@ -107,7 +107,9 @@ mod tests {
         assert_eq!(parse(&stem.own(Some(&holder))), Some(Name::Own(stem, Some(holder))));
         assert_eq!(parse(&stem.segment(u32::MAX)), Some(Name::Segment(stem, u32::MAX)));
         assert_eq!(parse("x.bad"), Some(Name::Bad));
-        for odd in ["", ".own", "@.own", "a.seg", "1-2-3@.own", "1-2-3@1-2-3-4.own", "1-2-3-+5.seg", "1-2-3-4-5.seg"] {
+        for odd in
+            ["", ".own", "@.own", "a.seg", "1-2-3@.own", "1-2-3@1-2-3-4.own", "1-2-3-+5.seg", "1-2-3-4-5.seg"]
+        {
             assert_eq!(parse(odd), None, "{odd}");
         }
     }

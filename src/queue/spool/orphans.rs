@@ -155,10 +155,8 @@ impl Orphans {
         std::mem::take(&mut self.corrupt)
     }
 
-    /// The record at `from` or behind it, opening what comes next as it goes.
-    pub fn look(&mut self, from: Position) -> Seen<'_> {
-        let (file, _) = split(from);
-        debug_assert!(file <= self.last_id);
+    /// The next record, opening what comes next as it goes. Empty: nothing now; settle, then look again.
+    pub fn look(&mut self) -> Seen<'_> {
         let found = loop {
             if let Some(reading) = &mut self.reading {
                 if let Some(found) = reading.scan.next(&reading.bytes) {

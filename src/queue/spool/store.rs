@@ -83,7 +83,8 @@ impl<'a> Store<'a> {
     pub fn reset(words: &StoreWords) {
         words.lock.reset();
         words.claim.abandon();
-        for w in [&words.boot, &words.file_after, &words.in_memory, &words.retired, &words.taken, &words.failures]
+        for w in
+            [&words.boot, &words.file_after, &words.in_memory, &words.retired, &words.taken, &words.failures]
         {
             w.store(0, Ordering::Relaxed);
         }
@@ -148,7 +149,9 @@ impl<'a> Store<'a> {
     fn warn(&self, why: &dyn std::fmt::Display) {
         self.words.failures.fetch_add(1, Ordering::Relaxed);
         let dir = self.spec.dir.path().display();
-        let text = format!("the spool {dir} cannot be used ({why}); events are kept in memory, where a kill loses them");
+        let text = format!(
+            "the spool {dir} cannot be used ({why}); events are kept in memory, where a kill loses them"
+        );
         say(Level::Warn, Reason::Spool, &text);
     }
 
@@ -172,7 +175,8 @@ impl<'a> Store<'a> {
         unsafe { slot.fill(addr) };
         let created_ms = clock::wall_coarse_ns() / 1_000_000;
         let format = self.spec.format;
-        let header = Header { segment_len: log.segment_len, owner, number, nonce: log.nonce, created_ms, format };
+        let header =
+            Header { segment_len: log.segment_len, owner, number, nonce: log.nonce, created_ms, format };
         header.write(slot.segment());
         Ok(())
     }
