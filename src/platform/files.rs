@@ -104,7 +104,7 @@ mod tests {
     use std::fs::OpenOptions;
 
     fn file(name: &str) -> (File, std::path::PathBuf) {
-        let path = std::env::temp_dir().join(format!("libtelemetry-{}-{name}", std::process::id()));
+        let path = std::path::PathBuf::from(format!("/tmp/libtelemetry-{}-{name}", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         (file, path)
     }
