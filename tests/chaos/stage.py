@@ -26,9 +26,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import harness
 import pytest
 from programs import Collector, compare, environment, read_ledger
+
+import harness
 
 HERE = Path(__file__).parent
 LONG = os.environ.get("CHAOS") == "1"

@@ -7,9 +7,10 @@ import signal
 import time
 from collections.abc import Callable
 
-import harness
 import pytest
 from stage import LONG, OK, SWEEP_S, Actor, Stage
+
+import harness
 
 KINDS = ["fork", "_Fork", "clone", "clone3"]
 

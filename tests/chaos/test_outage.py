@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import harness
 import pytest
 from stage import LONG, OK, Actor, Stage
+
+import harness
 
 SECONDS = 30 if LONG else 8
 MEMORY = 262144

@@ -7,9 +7,10 @@ import fcntl
 import os
 import signal
 
-import harness
 import pytest
 from stage import OK, Actor, Stage, start_of
+
+import harness
 
 
 @pytest.fixture
