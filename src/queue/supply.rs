@@ -9,7 +9,7 @@
 use super::log::{FILLING, Log, NOT_YET, TAINTED};
 use super::record::{Position, position, split};
 use super::segment::Slot;
-use std::sync::atomic::Ordering;
+use crate::platform::sync::{Ordering, Site, at};
 
 impl<'a> Log<'a> {
     /// The next number to be supplied, if there is room for one more.
@@ -36,10 +36,11 @@ impl<'a> Log<'a> {
             return false;
         }
         let filled = fill(slot, before == TAINTED);
+        let state = if filled { u64::from(number) } else { before };
+        slot.clean.store(state, at(Site::Clean, Ordering::Release));
         if filled {
             self.cursors.offer.store(u64::from(number) + 1, Ordering::Release);
         }
-        slot.clean.store(if filled { u64::from(number) } else { before }, Ordering::Release);
         filled
     }
 

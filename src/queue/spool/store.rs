@@ -277,19 +277,17 @@ impl<'a> Store<'a> {
         self.words.taken.store(bytes / u64::from(log.segment_len), Ordering::Relaxed);
     }
 
-    /// Bring everything from segment `from` on to the disk. Gives the segment to begin with the next time.
-    pub fn sync(&self, log: &Log<'_>, from: u32) -> io::Result<u32> {
-        let (head, tail) = (split(log.head()).0, split(log.tail()).0);
-        for number in from.max(head)..=tail {
+    /// Bring everything behind `from` to the disk, with the names of the files it is in. What is reserved and
+    /// not committed yet may or may not be among it.
+    pub fn sync(&self, log: &Log<'_>, from: Position) -> io::Result<()> {
+        let (first, last) = (split(from).0.max(split(log.head()).0), split(log.tail()).0);
+        for number in first..=last {
             let slot = log.slot_of(number).filter(|slot| slot.has_memory() && log.is_supplied(number));
             if let Some(slot) = slot.filter(|slot| header::is_file(slot.segment())) {
                 files::sync(slot.segment().addr(), log.segment_len as usize)?;
             }
         }
-        if tail >= from {
-            self.spec.dir.sync()?;
-        }
-        Ok(tail)
+        if last != split(from).0 { self.spec.dir.sync() } else { Ok(()) }
     }
 
     /// Events in files that are not settled.
