@@ -55,9 +55,9 @@ def orphans_come_to_us() -> Iterator[None]:
 def file_system(path: Path) -> str:
     """Its type, such as ext4."""
     told = subprocess.run(
-        ["stat", "-f", "-c", "%T", str(path)], capture_output=True, text=True, check=True
+        ["df", "--output=fstype", str(path)], capture_output=True, text=True, check=True
     )
-    return told.stdout.strip()
+    return told.stdout.split()[-1]
 
 
 class Dead(Exception):
@@ -70,6 +70,7 @@ class Actor:
     def __init__(self, stage: Stage, connection: socket.socket, parent: Actor | None) -> None:
         self.stage, self.connection, self.parent = stage, connection, parent
         connection.settimeout(60)
+        self.over = False
         self.pid = int(self.answer())
         self.pidfd = os.pidfd_open(self.pid)
 
@@ -132,12 +133,14 @@ class Actor:
         """exec of another program; returns when it runs."""
         self.tell("exec", program, argument)
         assert self.connection.recv(4096) == b""  # closed by exec
+        self.over = True
 
     def again(self) -> Actor:
         """exec of the same program; who it is then."""
         self.tell("again")
         actor = self.stage.enter(self.parent)
         assert actor.pid == self.pid
+        self.over = True
         return actor
 
     def kill(self, *signals: int) -> None:
@@ -151,6 +154,7 @@ class Actor:
         """Wait for its end; it stays a zombie if it has a parent here that does not reap it."""
         ended, _, _ = select.select([self.pidfd], [], [], 60)
         assert ended, f"{self.pid} did not end\n{self.stage.complaints()}"
+        self.over = True
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
 
@@ -299,12 +303,14 @@ class Stage:
         return time.monotonic() - started
 
     def compare(self) -> Counter[Any]:
-        """Every event of the ledger arrived exactly once, nothing else did, and nothing is left."""
+        """All end; every event of the ledger arrived exactly once, no other did, nothing is left."""
+        self.done()
         arrived: Counter[Any] = compare(self.ledger, [self.out])
         return arrived
 
     def compare_unique(self) -> int:
         """The same where events may arrive again, each under its id; how many did."""
+        self.done()
         first: dict[str, str] = {}
         duplicates = 0
         with self.out.open() as lines:
@@ -334,10 +340,12 @@ class Stage:
         (found,) = (own for own in self.owns() if own.holder != "none" and own.pid == actor.pid)
         return found
 
-    def wait_empty(self) -> None:
-        """Wait until the spool holds no events: what arrived is removed a moment later."""
-        harness.wait_until("an empty spool", lambda: not self.files(".seg"), 10)
-        assert self.files(".bad") == []
+    def done(self) -> None:
+        """Who still lives ends by exit; then nothing may be left in the spool."""
+        for actor in self.actors:
+            if not actor.over:
+                actor.end("exit")
+        assert self.files() == [], self.complaints()
 
     def close(self) -> None:
         """End everything."""

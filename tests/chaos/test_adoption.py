@@ -96,8 +96,8 @@ def test_opening_starts_nothing_and_the_first_event_adopts(stage: Stage, kind: s
     """A forked child of an opened client: no thread and no file, until its first event."""
     victim = stage.start()
     victim.send("victim", 50)
-    before = stage.files()
     victim.kill()
+    before = stage.files()
     # Its sender ends long before the timer: what it adopts, it adopts when it starts.
     master = stage.start(idle_ms=300)
     child = master.fork(kind)
@@ -125,7 +125,6 @@ def test_the_child_of_a_killed_parent(stage: Stage, kind: str) -> None:
     child.send("child", 10)
     assert child.flush() == OK
     assert child.stats()["recovered"] == 550
-    stage.wait_empty()
     stage.compare()
 
 
@@ -143,7 +142,6 @@ def test_the_parent_of_a_killed_child(stage: Stage, kind: str, reaped: bool) -> 
     stage.collect()
     assert parent.flush() == OK
     assert parent.stats()["recovered"] == 500
-    stage.wait_empty()
     stage.compare()
 
 
@@ -164,7 +162,6 @@ def test_a_child_leaves_a_living_parent_alone(stage: Stage, kind: str) -> None:
     os.kill(parent.pid, signal.SIGCONT)
     assert parent.flush() == OK
     assert parent.stats()["recovered"] == 0
-    stage.wait_empty()
     stage.compare()
 
 
@@ -224,7 +221,6 @@ def test_eight_adopters_at_once(stage: Stage, relation: str) -> None:
             one.end("exit")
     os.kill(held.pid, signal.SIGCONT)
     assert held.flush() == OK
-    stage.wait_empty()
     stage.compare()
 
 
@@ -237,7 +233,6 @@ def test_a_program_in_its_place(stage: Stage) -> None:
     heir = stage.start()
     assert heir.flush() == OK
     assert heir.stats()["recovered"] == 50
-    stage.wait_empty()
     stage.compare()
 
 
@@ -260,7 +255,6 @@ def test_the_same_program_again(stage: Stage, who: str, layout: str) -> None:
     assert heir.flush() == OK
     assert heir.stats()["recovered"] == 50
     assert after.flush() == OK
-    stage.wait_empty()
     stage.compare()
 
 
@@ -298,8 +292,7 @@ def test_half_adopted(stage: Stage) -> None:
     collector.fault("")
     second = stage.start()
     assert second.flush() == OK
-    assert 0 < second.stats()["recovered"] <= 700
-    stage.wait_empty()
+    assert 0 < second.stats()["recovered"] <= 800  # of the third batch it had no answer yet
     duplicates = stage.compare_unique()
     assert duplicates <= 100
 
