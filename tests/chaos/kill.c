@@ -2,23 +2,24 @@
  * Kills a process that uses a spool, again and again, at random instants, and knows all the same what it was promised.
  *
  * "drive" runs lives [first, first + count) one after another: each is this program again, in a process group of its
- * own, on the same spool, so that each life adopts what the last one left. Its threads note each sequence number
- * whose enqueue returned OK in a page that is shared with the test (TEST_PAGE) and outlives them: of slot s of life l
- * the events 0 .. acked-1 must arrive, event `acked` may (it was cut before it could say), no other can.
- * "finish" adopts what is left and delivers everything.
+ * own, on the same spool, so that each life adopts what the last one left; up to `together` of them live at the same
+ * time. Each notes every sequence number whose enqueue returned OK in a page that is shared with the test (TEST_PAGE)
+ * and outlives it: of slot s of life l the events 0 .. acked-1 must arrive, event `acked` may (it was cut before it
+ * could say), no other can. "finish" adopts what is left and delivers everything.
  *
- * TEST_CONFIG holds the members of the configuration.
+ * Who lives: "alone" two threads, "forking" the same and a third one that forks children which enqueue and _exit;
+ * or a master and four workers, forked in one of four ways. TEST_CONFIG holds the members of the configuration.
  */
 #include "check.h"
 
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
-enum { SLOTS = 6, WORKERS = 4, SPRINT = 1500 };
+enum { SLOTS = 6, WORKERS = 4, SPRINT = 1500, TOGETHER = 8, CHILD_EVENTS = 25 };
 
 /* The test reads these as rows of 64-bit numbers. */
 struct slot {
-  _Atomic uint64_t acked, full, recovered, delivered;
+  _Atomic uint64_t acked, full, recovered, corrupt;
 };
 struct life {
   struct slot slots[SLOTS];
@@ -44,7 +45,7 @@ static telemetry_t *client;
 static int life_number;
 static const char *death;
 static atomic_bool leave;
-static bool in_family;
+static bool thread_each; /* who lives is processes, with a thread each */
 
 /* The whole body follows from life, slot and sequence number: the test makes it again and compares. */
 static size_t body(char *out, int slot, long seq) {
@@ -55,24 +56,31 @@ static size_t body(char *out, int slot, long seq) {
   return size + length + 2;
 }
 
-static void produce(int slot, enum how how) {
+/* Enqueues event `seq`; false if the client was closed. */
+static bool produce_one(int slot, long seq) {
   struct slot *mine = &page[life_number].slots[slot];
   char event[4096];
+  size_t size = body(event, slot, seq);
+  telemetry_status status;
+  while ((status = telemetry_enqueue(client, event, size)) == TELEMETRY_FULL) {
+    atomic_fetch_add(&mine->full, 1);
+    ck_nap_us(200);
+  }
+  if (status == TELEMETRY_CLOSED && (!strcmp(death, "exit") || !strcmp(death, "shutdown"))) return false;
+  CHECK_STATUS(status, TELEMETRY_OK);
+  atomic_store_explicit(&mine->acked, (uint64_t)seq + 1, memory_order_release);
+  return true;
+}
+
+static void produce(int slot, enum how how) {
+  struct slot *mine = &page[life_number].slots[slot];
   for (long seq = 0; slot || !atomic_load(&leave); seq++) {
-    size_t size = body(event, slot, seq);
-    telemetry_status status;
-    while ((status = telemetry_enqueue(client, event, size)) == TELEMETRY_FULL) {
-      atomic_fetch_add(&mine->full, 1);
-      ck_nap_us(200);
-    }
-    if (status == TELEMETRY_CLOSED && !strcmp(death, "exit")) return; /* the exit handler was quicker */
-    CHECK_STATUS(status, TELEMETRY_OK);
-    atomic_store_explicit(&mine->acked, (uint64_t)seq + 1, memory_order_release);
-    if (seq % 32 == 0 && (in_family || slot == 0)) { /* once a process */
+    if (!produce_one(slot, seq)) return;
+    if (seq % 32 == 0 && (thread_each || slot == 0)) { /* once a process */
       telemetry_stats_t stats;
       CHECK_STATUS(telemetry_stats(client, &stats, sizeof stats), TELEMETRY_OK);
       atomic_store(&mine->recovered, stats.recovered);
-      atomic_store(&mine->delivered, stats.delivered);
+      atomic_store(&mine->corrupt, stats.corrupt);
     }
     /* A life longer than planned must not outrun the collector; there is always something in the queue. */
     if (how == PACED || seq > SPRINT) {
@@ -93,14 +101,32 @@ static void *producer(void *argument) {
   return NULL;
 }
 
+/* Children one after another, in four ways, a slot for each way: each goes on where the one before it ended. */
+static void *forker(void *none) {
+  for (int turn = 0;; turn++) {
+    enum ck_kind kind = (enum ck_kind)(turn % 4);
+    int slot = 2 + (int)kind;
+    pid_t child = ck_fork(kind);
+    if (child == 0) {
+      uint64_t first = atomic_load(&page[life_number].slots[slot].acked);
+      for (long i = 0; i < 1 + turn * 7 % CHILD_EVENTS; i++)
+        if (!produce_one(slot, (long)first + i)) break;
+      _exit(0);
+    }
+    ck_join(child);
+    if (turn % 3 == 0) ck_nap_us(500);
+  }
+  return none;
+}
+
 /* Runs on the first thread, which enqueues: so it cuts that call wherever it is. */
 static void die(int number) {
   (void)number;
   if (!strcmp(death, "_exit")) _exit(0);
   if (!strcmp(death, "abort")) abort();
   if (!strcmp(death, "exec")) execl("/bin/true", "true", (char *)NULL);
-  if (!strcmp(death, "exit")) {
-    atomic_store(&leave, true); /* exit() may not be called from here */
+  if (!strcmp(death, "exit") || !strcmp(death, "shutdown")) {
+    atomic_store(&leave, true); /* neither may be called from here */
     return;
   }
   _exit(3);
@@ -117,8 +143,9 @@ static void victim(int life, enum how how, const char *family) {
   life_number = life;
   for (size_t i = 0; i < sizeof text; i++) text[i] = (char)('a' + (i * 7 + i / 26) % 26);
   client = open_client();
-  in_family = strcmp(family, "alone") != 0;
-  if (in_family) {
+  bool forking = !strcmp(family, "forking");
+  thread_each = !forking && strcmp(family, "alone") != 0;
+  if (thread_each) {
     enum ck_kind kind = ck_kind_of(family);
     for (int worker = 1; worker <= WORKERS; worker++)
       if (ck_fork(kind) == 0) {
@@ -137,10 +164,15 @@ static void victim(int life, enum how how, const char *family) {
     other = (struct job){1, how};
     pthread_t thread;
     CHECK_EQ(pthread_create(&thread, NULL, producer, &other), 0);
+    if (forking) CHECK_EQ(pthread_create(&thread, NULL, forker, NULL), 0);
     CHECK_EQ(pthread_sigmask(SIG_UNBLOCK, &usr1, NULL), 0);
     produce(0, how);
   }
-  exit(0); /* while the other thread goes on */
+  /* Both while the other thread goes on. */
+  if (strcmp(death, "shutdown")) exit(0);
+  telemetry_shutdown(client, 50);
+  ck_nap_us(life % 3 * 1000);
+  _exit(0);
 }
 
 /* ---- the driver ---- */
@@ -196,43 +228,73 @@ static bool as_expected(int status) {
   }
 }
 
+/* A life that was begun. */
+struct living {
+  pid_t pid;
+  int number;
+  enum how how;
+};
+
+static struct living begin(char **argv, int number) {
+  struct living life = {.number = number, .how = draw(2) ? SPINNING : PACED};
+  char name[16], how[16];
+  snprintf(name, sizeof name, "%d", number);
+  snprintf(how, sizeof how, "%d", life.how);
+  life.pid = fork();
+  CHECK(life.pid >= 0);
+  if (life.pid == 0) {
+    setpgid(0, 0);
+    execl("/proc/self/exe", argv[0], "victim", name, how, death, argv[5], (char *)NULL);
+    _exit(2);
+  }
+  setpgid(life.pid, life.pid); /* whoever comes first */
+  return life;
+}
+
+static void await(const struct living *life, bool all) {
+  int status;
+  long long until = ck_now_ms() + 20000;
+  while (!(all ? all_acked(&page[life->number]) : any_acked(&page[life->number]))) {
+    if (waitpid(life->pid, &status, WNOHANG) == life->pid)
+      ck_fail(__FILE__, __LINE__, "life %d: wait status 0x%x", life->number, status);
+    if (ck_now_ms() > until) ck_fail(__FILE__, __LINE__, "life %d: no event taken", life->number);
+    ck_nap_us(50);
+  }
+}
+
+static void join(const struct living *life) {
+  int status;
+  pid_t got;
+  while ((got = waitpid(life->pid, &status, 0)) < 0 && errno == EINTR) {
+  }
+  CHECK_EQ(got, life->pid);
+  if (!as_expected(status)) ck_fail(__FILE__, __LINE__, "life %d: wait status 0x%x", life->number, status);
+  /* The other processes of its group have come to us: killed with it, or at their own end. */
+  while ((got = waitpid(-life->pid, &status, 0)) > 0 || errno == EINTR)
+    if (got > 0 && !as_expected(status) && status)
+      ck_fail(__FILE__, __LINE__, "of life %d: wait status 0x%x", life->number, status);
+}
+
 static void drive(char **argv, int first, int count) {
-  const char *family = argv[5];
-  bool alone = !strcmp(family, "alone");
+  bool family = strcmp(argv[5], "alone") && strcmp(argv[5], "forking");
   state = strtoull(argv[6], NULL, 10);
+  int together = atoi(argv[7]), living = 0;
+  CHECK(together > 0 && together <= TOGETHER);
+  struct living lives[TOGETHER];
   CHECK_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
-  for (int life = first; life < first + count; life++) {
-    enum how how = draw(2) ? SPINNING : PACED;
-    char number[16], pace[16];
-    snprintf(number, sizeof number, "%d", life);
-    snprintf(pace, sizeof pace, "%d", how);
-    pid_t pid = fork();
-    CHECK(pid >= 0);
-    if (pid == 0) {
-      setpgid(0, 0);
-      execl("/proc/self/exe", argv[0], "victim", number, pace, death, family, (char *)NULL);
-      _exit(2);
-    }
-    setpgid(pid, pid); /* whoever comes first */
+  for (int next = first; next < first + count || living > 0;) {
+    while (living < together && next < first + count) lives[living++] = begin(argv, next++);
+    int which = (int)draw((uint64_t)living);
+    struct living life = lives[which];
+    lives[which] = lives[--living];
     if (!strcmp(death, "kill") && draw(10) == 0) {
       ck_nap_us((long)draw(6000)); /* before or in its first call */
     } else {
-      bool all = !alone && draw(2);
-      int status;
-      long long until = ck_now_ms() + 10000;
-      while (!(all ? all_acked(&page[life]) : any_acked(&page[life]))) {
-        if (waitpid(pid, &status, WNOHANG) == pid) ck_fail(__FILE__, __LINE__, "life %d: wait status 0x%x", life, status);
-        if (ck_now_ms() > until) ck_fail(__FILE__, __LINE__, "life %d: no event taken", life);
-        ck_nap_us(50);
-      }
-      ck_nap_us((long)draw(how == SPINNING ? 1000 : 30000));
+      await(&life, family && draw(2));
+      ck_nap_us((long)draw(life.how == SPINNING ? 1000 : 30000));
     }
-    end(pid);
-    int status;
-    pid_t got;
-    /* The workers of a family come to us when their master is dead. */
-    while ((got = waitpid(-1, &status, 0)) > 0 || errno == EINTR)
-      if (got > 0 && !as_expected(status)) ck_fail(__FILE__, __LINE__, "life %d: wait status 0x%x", life, status);
+    end(life.pid);
+    join(&life);
   }
 }
 
@@ -242,7 +304,7 @@ static void finish(void) {
   telemetry_stats_t stats = ck_stats(client);
   CK_BALANCE(stats);
   CHECK_EQ(stats.queue_events, 0);
-  CHECK_EQ(stats.rejected + stats.invalid + stats.expired, 0);
+  CHECK_EQ(stats.rejected + stats.invalid + stats.expired + stats.corrupt, 0);
   printf("{\"recovered\": %llu}\n", (unsigned long long)stats.recovered);
   CHECK_STATUS(telemetry_shutdown(client, 10000), TELEMETRY_OK);
   telemetry_free(client);
@@ -261,7 +323,7 @@ int main(int argc, char **argv) {
     death = argv[4];
     victim(atoi(argv[2]), (enum how)atoi(argv[3]), argv[5]);
   }
-  CHECK(argc == 7 && !strcmp(argv[1], "drive"));
+  CHECK(argc == 8 && !strcmp(argv[1], "drive"));
   death = argv[4];
   drive(argv, atoi(argv[2]), atoi(argv[3]));
   return 0;

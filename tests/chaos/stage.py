@@ -396,7 +396,7 @@ def memory() -> Iterator[Path]:
 # ---- kill.c ----
 
 SLOTS = 6
-FIELDS = ("acked", "full", "recovered", "delivered")
+FIELDS = ("acked", "full", "recovered", "corrupt")
 TEXT = "".join(chr(ord("a") + (i * 7 + i // 26) % 26) for i in range(4096))
 
 
@@ -435,15 +435,19 @@ class Verdict(NamedTuple):
     duplicates: int
     in_doubt: int
     """Arrived, though their process was killed before enqueue returned."""
+    full: int
+    """Times enqueue said so."""
 
 
 def judge(page: Page, out: Path) -> Verdict:
     """Every acknowledged event arrived, whole and under one id; no other did."""
     acked: dict[tuple[int, int], int] = {}
-    recovered = 0
+    recovered = full = 0
     for life, slot, fields in page.rows():
         acked[life, slot] = fields["acked"]
+        assert fields["corrupt"] == 0  # a kill damages nothing: what was not finished is no record
         recovered += fields["recovered"]
+        full += fields["full"]
     seen: dict[tuple[int, int], list[str]] = {
         key: [""] * (count + 1) for key, count in acked.items()
     }
@@ -479,4 +483,5 @@ def judge(page: Page, out: Path) -> Verdict:
         arrived=distinct + duplicates,
         duplicates=duplicates,
         in_doubt=distinct - sum(acked.values()),
+        full=full,
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from typing import Any
 
 import pytest
-from stage import OK, TIMEOUT, Actor, Stage
+from stage import HERE, OK, TIMEOUT, Actor, Stage
 
 BOUND_S = 5
 """Far below every budget given here, which is 60 s; a hang is what fails."""
@@ -159,3 +161,16 @@ def test_flush_at_a_dead_collector_keeps_its_deadline(stage: Stage) -> None:
     stage.collect()
     assert actor.flush() == OK
     stage.compare()
+
+
+def test_enqueue_makes_no_system_call(stage: Stage, programs: Any) -> None:
+    """Not even where it moves on to the next segment, as long as the sender keeps ahead."""
+    stage.collect()
+    done = subprocess.run(
+        [programs(str(HERE / "no_syscall.c"))],
+        env={**stage.environment(), "TEST_SPOOL": str(stage.spool)},
+        stderr=stage.log,
+        timeout=60,
+    )
+    assert done.returncode == 0, stage.complaints()
+    assert stage.files() == []
