@@ -7,7 +7,6 @@
 
 use super::counters::add;
 use super::engine::{Desk, Engine};
-use super::words::Words;
 use crate::format::Fate;
 use crate::platform::entropy;
 use crate::platform::log::{Level, Reason, say};
@@ -44,8 +43,10 @@ impl Chores {
     }
 
     /// What the last search found is delivered.
-    pub fn rescued(&mut self, words: &Words) {
+    pub fn rescued(&mut self, desk: &Desk<'_>) {
         if std::mem::take(&mut self.searching) {
+            let words = desk.words;
+            desk.backing.spool().inspect(|store| store.set_orphans(&desk.log, 0));
             words.rescue_done.store(self.serving, Ordering::SeqCst);
             words.tell();
         }
@@ -99,7 +100,7 @@ impl Engine {
             self.sync(desk);
         }
         if self.settings.spool.evict {
-            let (used, of) = desk.log.used();
+            let (used, of) = (desk.log.used().0, store.room(&desk.log));
             let target = of - (of / EVICT_PART).max(1).min(of - 1);
             for _ in target..used {
                 self.evict_oldest(desk);

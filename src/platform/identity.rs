@@ -113,7 +113,12 @@ mod tests {
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let me = Identity::mine();
-        let it = Identity { pid: child.id(), start: stat_of(&child.id().to_string()).unwrap().start, ..me };
+        let it = Identity {
+            pid: child.id(),
+            start: stat_of(&child.id().to_string()).unwrap().start,
+            image: 0,
+            ..me
+        };
         assert!(!it.is_dead(&me));
         child.kill().unwrap();
         while !it.is_dead(&me) {

@@ -50,7 +50,9 @@ impl<'a> Log<'a> {
         let (mut number, last) = (split(self.head()).0, split(to).0);
         while number != last {
             let tainted = self.given_up_between(position(number, 0), position(number + 1, 0));
-            if let Some(slot) = self.slot_of(number).filter(|slot| slot.has_memory()) {
+            // A log that has just begun stands at the end of a segment that never was.
+            let is_its = |slot: &&Slot| slot.clean.load(Ordering::Relaxed) == u64::from(number);
+            if let Some(slot) = self.slot_of(number).filter(is_its) {
                 free(slot, number, tainted);
                 slot.clean.store(if tainted { TAINTED } else { NOT_YET }, Ordering::Relaxed);
             }
