@@ -70,7 +70,6 @@ class Actor:
     def __init__(self, stage: Stage, connection: socket.socket, parent: Actor | None) -> None:
         self.stage, self.connection, self.parent = stage, connection, parent
         connection.settimeout(60)
-        self.over = False
         self.pid = int(self.answer())
         self.pidfd = os.pidfd_open(self.pid)
 
@@ -133,14 +132,13 @@ class Actor:
         """exec of another program; returns when it runs."""
         self.tell("exec", program, argument)
         assert self.connection.recv(4096) == b""  # closed by exec
-        self.over = True
 
     def again(self) -> Actor:
         """exec of the same program; who it is then."""
         self.tell("again")
         actor = self.stage.enter(self.parent)
         assert actor.pid == self.pid
-        self.over = True
+        self.forget()
         return actor
 
     def kill(self, *signals: int) -> None:
@@ -152,19 +150,18 @@ class Actor:
 
     def gone(self) -> None:
         """Wait for its end; it stays a zombie if it has a parent here that does not reap it."""
-        ended, _, _ = select.select([self.pidfd], [], [], 60)
-        assert ended, f"{self.pid} did not end\n{self.stage.complaints()}"
-        self.over = True
+        end = select.poll()
+        end.register(self.pidfd, select.POLLIN)
+        assert end.poll(60_000), f"{self.pid} did not end\n{self.stage.complaints()}"
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+        self.forget()
 
-
-def state_of(pid: int) -> str:
-    """R, S, Z, ... or "" if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    def forget(self) -> None:
+        """It is no longer there, or no longer an actor."""
+        os.close(self.pidfd)
+        self.connection.close()
+        self.stage.actors.remove(self)
 
 
 def start_of(pid: int) -> int:
@@ -303,7 +300,7 @@ class Stage:
         return time.monotonic() - started
 
     def compare(self) -> Counter[Any]:
-        """All end; every event of the ledger arrived exactly once, no other did, nothing is left."""
+        """All end; each event of the ledger arrived once, no other did, nothing is left."""
         self.done()
         arrived: Counter[Any] = compare(self.ledger, [self.out])
         return arrived
@@ -342,9 +339,8 @@ class Stage:
 
     def done(self) -> None:
         """Who still lives ends by exit; then nothing may be left in the spool."""
-        for actor in self.actors:
-            if not actor.over:
-                actor.end("exit")
+        for actor in list(self.actors):
+            actor.end("exit")
         assert self.files() == [], self.complaints()
 
     def close(self) -> None:
@@ -352,10 +348,8 @@ class Stage:
         for actor in self.actors:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(actor.pidfd, signal.SIGKILL)
-        for actor in self.actors:
+        for actor in list(self.actors):
             actor.gone()
-            os.close(actor.pidfd)
-            actor.connection.close()
         for process in self.started:
             process.kill()
             process.wait(10)

@@ -233,6 +233,7 @@ def test_a_program_in_its_place(stage: Stage) -> None:
     heir = stage.start()
     assert heir.flush() == OK
     assert heir.stats()["recovered"] == 50
+    victim.kill()
     stage.compare()
 
 

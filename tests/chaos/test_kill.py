@@ -143,7 +143,7 @@ def test_four_at_a_time(kills: Callable[..., Verdict]) -> None:
 
 
 def test_while_nobody_listens(kills: Callable[..., Verdict]) -> None:
-    """Orphans pile up, are taken over and left again; in the end each event is sent exactly once."""
+    """Orphans pile up, are taken over and left again; in the end each event is sent once."""
     kills(300 if LONG else 100, down=True)
 
 
