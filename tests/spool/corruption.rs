@@ -157,7 +157,8 @@ fn a_flipped_bit_costs_at_most_the_record_it_hits() {
     let rest: Vec<u64> =
         sample.all().into_iter().filter(|n| *n >= settled as u64 && *n != hole as u64).collect();
     assert_eq!(scan(&sample.bytes).unwrap(), rest);
-    let cost = |byte: usize| match places.iter().position(|(start, _, next)| (*start..*next).contains(&byte)) {
+    let cost = |byte: usize| match places.iter().position(|(start, _, next)| (*start..*next).contains(&byte))
+    {
         Some(n) if n >= settled && n != hole => Cost::Record(n),
         _ if (SETTLED_AT as usize..SETTLED_AT as usize + 8).contains(&byte) => Cost::Again,
         _ => Cost::Nothing,

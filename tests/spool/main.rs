@@ -16,6 +16,8 @@ mod host;
 
 mod corruption;
 mod dice;
+mod hostile;
 mod kit;
+mod many;
 mod spool;
 mod victim;

@@ -48,7 +48,8 @@ impl Spool {
 
     /// The keys of a client with small segments here, and these.
     pub fn keys(&self, more: Value) -> Value {
-        let mut keys = json!({"spool_dir": self.root(), "segment_bytes": SEGMENT, "queue_bytes": 4 * SEGMENT});
+        let mut keys =
+            json!({"spool_dir": self.root(), "segment_bytes": SEGMENT, "queue_bytes": 4 * SEGMENT});
         keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         keys
     }
