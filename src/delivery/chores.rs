@@ -99,7 +99,7 @@ impl Engine {
             self.sync(desk);
         }
         if self.settings.spool.evict {
-            let (used, of) = desk.log.used();
+            let (used, of) = (desk.log.used().0, store.room(&desk.log));
             let target = of - (of / EVICT_PART).max(1).min(of - 1);
             for _ in target..used {
                 self.evict_oldest(desk);
