@@ -12,6 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use telemetry::client::handle::Status;
+use telemetry::platform::clock::wall_precise_ns;
 use telemetry::platform::identity::Identity;
 use telemetry::queue::record::{self, HEADER, footprint, position};
 use telemetry::queue::segment::SEGMENT_HEADER;
@@ -55,7 +56,7 @@ pub fn segment(version: u32, len: u32, number: u32, nonce: u64, events: &[String
 
 /// A whole record for that place.
 fn one_record(at: u64, nonce: u64, body: &[u8]) -> Vec<u8> {
-    let now = 1_795_228_198_000_000_000u64;
+    let now = wall_precise_ns();
     let crc = record::crc(0, now, nonce, at, body);
     let word = record::committed(record::tag(nonce, at), body.len());
     let mut bytes: Vec<u8> =

@@ -18,6 +18,8 @@ mod corruption;
 mod dice;
 mod hostile;
 mod kit;
+mod limits;
 mod many;
+mod recovery;
 mod spool;
 mod victim;

@@ -18,11 +18,19 @@ pub struct Victim {
 
 impl Victim {
     pub fn open(url: &str, keys: Value) -> Victim {
+        Victim::open_under(&[], url, keys)
+    }
+
+    /// The same, started by another command.
+    pub fn open_under(command: &[&str], url: &str, keys: Value) -> Victim {
         let dir = Dir::new();
         let path = dir.0.join("line");
         let listener = UnixListener::bind(&path).unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "victim::victim", "--nocapture", "--test-threads=1"])
+        let this = std::env::current_exe().unwrap();
+        let line = command.iter().copied().chain([this.to_str().unwrap()]);
+        let line: Vec<&str> = line.chain(["--exact", "victim::victim", "--test-threads=1"]).collect();
+        let child = Command::new(line[0])
+            .args(&line[1..])
             .env(MARK, &path)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -49,10 +57,6 @@ impl Victim {
 
     pub fn flush(&mut self, ms: u64) -> String {
         self.ask(&json!({"flush": ms}))
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// SIGKILL, and nothing of it is left but a number.
