@@ -15,9 +15,10 @@ use telemetry::queue::spool::scan::Scan;
 /// The smallest segment.
 pub const SEGMENT: usize = 65_536;
 
-/// A `spool_dir` of its own, removed at the end.
+/// A `spool_dir`, removed at the end if it is its own.
 pub struct Spool {
-    dir: Dir,
+    root: PathBuf,
+    _dir: Option<Dir>,
 }
 
 /// Make a private directory.
@@ -32,7 +33,13 @@ pub fn leaf_of(url: &str) -> String {
 
 impl Spool {
     pub fn new() -> Spool {
-        Spool { dir: Dir::new() }
+        let dir = Dir::new();
+        Spool { root: dir.0.clone(), _dir: Some(dir) }
+    }
+
+    /// At a place that is somebody else's.
+    pub fn at(root: &Path) -> Spool {
+        Spool { root: root.to_path_buf(), _dir: None }
     }
 
     /// With the directory of that endpoint's clients made.
@@ -43,7 +50,7 @@ impl Spool {
     }
 
     pub fn root(&self) -> &Path {
-        &self.dir.0
+        &self.root
     }
 
     /// The keys of a client with small segments here, and these.
@@ -68,17 +75,19 @@ impl Spool {
 
     /// The names in it, sorted.
     pub fn names(&self) -> Vec<String> {
-        let Some(leaf) = fs::read_dir(self.root()).unwrap().flatten().next() else { return Vec::new() };
-        let all = fs::read_dir(leaf.path()).unwrap().flatten();
-        let mut names: Vec<String> = all.map(|e| e.file_name().into_string().unwrap()).collect();
+        let leaf = fs::read_dir(self.root()).ok().and_then(|mut dir| dir.next());
+        let Some(all) = leaf.and_then(|leaf| fs::read_dir(leaf.unwrap().path()).ok()) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = all.flatten().map(|e| e.file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
 
     /// Segment files, in order.
     pub fn segments(&self) -> Vec<PathBuf> {
-        let leaf = self.root().join(self.leaf());
-        self.names().iter().filter(|n| n.ends_with(".seg")).map(|n| leaf.join(n)).collect()
+        let names = self.names();
+        names.iter().filter(|n| n.ends_with(".seg")).map(|n| self.leaf().join(n)).collect()
     }
 
     pub fn put(&self, name: &str, bytes: &[u8]) {
