@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from programs import programs, signals_pipes  # noqa: F401
+from programs import collector, collectors, programs, run, signals_pipes  # noqa: F401
 from stage import memory, orphans_come_to_us, stage, stages  # noqa: F401
 
 LINES: list[str] = []
