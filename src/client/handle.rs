@@ -156,11 +156,11 @@ impl Client {
                 }
                 Err(Refused::Torn) => {}
                 Err(Refused::Full) => {
-                    if self.supply(nonce) {
-                        continue;
-                    }
                     if self.flags.load(Ordering::Relaxed) & CLOSED != 0 {
                         return Status::Closed;
+                    }
+                    if self.supply(nonce) {
+                        continue;
                     }
                     if !self.may_wait(&self.log(nonce), &mut blocked) {
                         return self.count_full();
@@ -349,7 +349,7 @@ impl Client {
         let generation = StateWord::generation_of(entropy::random_u64(), self.page.is_wiped());
         let (slots, log) = (self.page.tail(), self.log(generation));
         let area = if self.spool.is_some() {
-            Mapping::reserved(self.segment_len as usize * slots.len())
+            Mapping::reserved(self.area.len())
         } else {
             memory::fill(slots, self.segment_len, self.page.is_wiped())
         };
@@ -455,9 +455,12 @@ impl Client {
         }
         match sink::open(&self.sink, self.sockets.clone()) {
             Ok(sink) => {
+                // After a raw clone libc's heap may be locked, and reading a directory needs it: others adopt.
+                let raw = self.words().raw.load(Ordering::Relaxed) != 0;
                 let orphans = self
                     .spool
                     .as_ref()
+                    .filter(|_| !raw)
                     .map(|spool| Orphans::new(spool.dir.clone(), Identity::mine(), spool.table.clone()));
                 let engine = Engine::new(self.settings.clone(), self.format.clone(), sink, orphans, desk);
                 Some(Box::new(engine))
