@@ -75,6 +75,8 @@ pub enum Fast<'a> {
 
 /// How long a caller waits for another thread that builds this process's world.
 const BUILD_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a caller waits for the oldest events to go.
+const EVICTION_PATIENCE: Duration = Duration::from_millis(5);
 /// How long after a failed thread start the next is tried.
 const START_PAUSE_MS: u64 = 1000;
 
@@ -162,6 +164,9 @@ impl Client {
                     if self.supply(nonce) {
                         continue;
                     }
+                    if self.wait_for_eviction(&self.log(nonce)) {
+                        continue;
+                    }
                     if !self.may_wait(&self.log(nonce), &mut blocked) {
                         return self.count_full();
                     }
@@ -243,6 +248,27 @@ impl Client {
     /// as they are needed.
     fn supply(&self, nonce: u64) -> bool {
         self.store().is_some_and(|store| store.supply_next(&self.log(nonce)))
+    }
+
+    /// The spool is full and the oldest events may go: have the sender see to that, which takes it a moment unless
+    /// it is inside a request. `true`: there is room.
+    #[cold]
+    fn wait_for_eviction(&self, log: &Log<'_>) -> bool {
+        let words = self.words();
+        if !self.settings.spool.evict || words.busy_since.load(Ordering::SeqCst) != 0 {
+            return false;
+        }
+        let head = log.head();
+        let deadline = Instant::now() + EVICTION_PATIENCE;
+        while log.head() == head && Instant::now() < deadline {
+            match words.state.load(Ordering::SeqCst) {
+                ABSENT if self.must_not_start(log) || !self.start_sender() => return false,
+                ASLEEP => words.wake(),
+                _ => {}
+            }
+            clock::nap(Duration::from_micros(50));
+        }
+        log.head() != head
     }
 
     /// The queue is full: have it emptied, and wait a little if the caller asked for that.
