@@ -84,11 +84,18 @@ pub fn allocate(file: &File, len: u64) -> io::Result<()> {
 /// `[addr, addr + len)` must be page-aligned mappings of ours that nobody else uses, and the file at least
 /// `len` bytes long for as long as the mapping is used.
 pub unsafe fn map_over(addr: usize, len: usize, file: &File) -> io::Result<()> {
-    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: the caller's promise.
-    let p = unsafe { libc::mmap(addr as *mut libc::c_void, len, prot, flags, file.as_raw_fd(), 0) };
-    if p == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let map = |at: usize, flags: libc::c_int| {
+        // SAFETY: a place of the kernel's choice, or the caller's promise.
+        let p = unsafe { libc::mmap(at as *mut libc::c_void, len, prot, flags, file.as_raw_fd(), 0) };
+        if p == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(p) }
+    };
+    // A file system that refuses is found out elsewhere: where something is replaced, older kernels have taken
+    // away what was there by the time they fail, and another thread may be given the gap.
+    let elsewhere = map(0, libc::MAP_SHARED)?;
+    // SAFETY: the mapping just made, which nobody uses.
+    unsafe { libc::munmap(elsewhere, len) };
+    map(addr, libc::MAP_SHARED | libc::MAP_FIXED).map(drop)
 }
 
 /// Bring a shared mapping's changes, and what is needed to find them, to the disk. Waits for it.

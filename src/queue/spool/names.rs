@@ -80,16 +80,6 @@ fn parse_any(name: &str) -> Option<Name> {
     if name.ends_with(".bad") {
         return Some(Name::Bad);
     }
-    let found = read(name)?;
-    let ours = match &found {
-        Name::Own(stem, holder) => stem.own(holder.as_ref()),
-        Name::Segment(stem, number) => stem.segment(*number),
-        Name::Bad => return None,
-    };
-    (ours == name).then_some(found)
-}
-
-fn read(name: &str) -> Option<Name> {
     if let Some(rest) = name.strip_suffix(".own") {
         let (stem, holder) = rest.split_once('@')?;
         let holder = if holder == "none" { None } else { Some(identity(holder)?) };

@@ -256,8 +256,16 @@ impl Orphans {
         let files = if dead {
             files.clone()
         } else {
-            let now = dir.list()?.segments.remove(stem).unwrap_or_default();
-            now.into_iter().map(|(number, _)| number).collect()
+            match dir.list() {
+                Ok(mut now) => {
+                    let files = now.segments.remove(stem).unwrap_or_default();
+                    files.into_iter().map(|(number, _)| number).collect()
+                }
+                Err(why) => {
+                    claim.release(dir, table);
+                    return Err(why);
+                }
+            }
         };
         Ok(Some((claim, files)))
     }
