@@ -113,9 +113,16 @@ impl Directory {
 
     /// Open a file for reading and writing. Never waits, whatever kind of file somebody put there.
     pub fn open(&self, name: &str) -> io::Result<File> {
-        let mut how = OpenOptions::new();
-        how.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = how.open(self.file(name))?;
+        self.open_as(name, OpenOptions::new().read(true).write(true))
+    }
+
+    /// The same for whoever only looks.
+    pub fn open_to_read(&self, name: &str) -> io::Result<File> {
+        self.open_as(name, OpenOptions::new().read(true))
+    }
+
+    fn open_as(&self, name: &str, how: &mut OpenOptions) -> io::Result<File> {
+        let file = how.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(self.file(name))?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
