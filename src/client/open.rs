@@ -44,7 +44,11 @@ pub enum OpenError {
 
 /// Open a client from its JSON configuration and the environment.
 pub fn open(json: &str) -> Result<Arc<Client>, OpenError> {
-    let mut config = Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?;
+    open_with(Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?)
+}
+
+/// Open a client from a configuration that was read already.
+pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
     // A server that changes its directory later must not move its files.
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);

@@ -29,12 +29,28 @@ pub fn close(fd: i32) {
     unsafe { libc::close(fd) };
 }
 
-/// Take the record lock on the whole file, without waiting. `false`: another process has it.
-pub fn lock(fd: i32) -> io::Result<bool> {
+/// A lock on the whole of a file.
+fn whole_file() -> libc::flock {
     // SAFETY: all-zero bytes are a value of `flock`: from 0, to the end, of no process.
     let mut whole: libc::flock = unsafe { std::mem::zeroed() };
     whole.l_type = libc::F_WRLCK as libc::c_short;
     whole.l_whence = libc::SEEK_SET as libc::c_short;
+    whole
+}
+
+/// Whether another process has the record lock; takes nothing. The descriptor may be one to read.
+pub fn is_locked(fd: i32) -> io::Result<bool> {
+    let mut found = whole_file();
+    // SAFETY: the descriptor is open and `found` a valid lock description, which the kernel may overwrite.
+    if unsafe { libc::fcntl(fd, libc::F_GETLK, &raw mut found) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Take the record lock on the whole file, without waiting. `false`: another process has it.
+pub fn lock(fd: i32) -> io::Result<bool> {
+    let whole = whole_file();
     // SAFETY: the descriptor is open and `whole` a valid lock description.
     if unsafe { libc::fcntl(fd, libc::F_SETLK, &raw const whole) } == 0 {
         return Ok(true);
@@ -133,6 +149,7 @@ mod tests {
         let (a, path) = file("lock");
         assert!(lock(a.as_raw_fd()).unwrap());
         assert!(lock(a.as_raw_fd()).unwrap());
+        assert!(!is_locked(a.as_raw_fd()).unwrap(), "only another process's");
         std::fs::remove_file(path).unwrap();
     }
 }
