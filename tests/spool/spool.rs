@@ -167,3 +167,19 @@ pub fn places(lengths: impl IntoIterator<Item = usize>) -> Vec<(usize, usize, us
     };
     lengths.into_iter().map(place).collect()
 }
+
+/// These numbers and no others, in this order; says where they differ.
+#[track_caller]
+pub fn same(got: &[u64], want: impl IntoIterator<Item = u64>) {
+    let want: Vec<u64> = want.into_iter().collect();
+    let at = got.iter().zip(&want).position(|(a, b)| a != b).unwrap_or(got.len().min(want.len()));
+    let near = |all: &[u64]| all[at.min(all.len())..(at + 10).min(all.len())].to_vec();
+    assert!(
+        got == want,
+        "{} instead of {} numbers; from place {at} on {:?} instead of {:?}",
+        got.len(),
+        want.len(),
+        near(got),
+        near(&want)
+    );
+}
