@@ -53,7 +53,7 @@ impl Sample {
 
     /// Through a whole client: what arrives of such a file, and what was counted as corrupt.
     fn deliver(&self, collector: &Collector, bytes: &[u8]) -> (Vec<u64>, u64) {
-        let spool = Spool::of(collector.url());
+        let spool = Spool::fast().with_leaf(collector.url());
         spool.orphan(self.stem, self.number, bytes);
         let host = Host::open(collector.url(), spool.keys(json!({})));
         let before = collector.count();

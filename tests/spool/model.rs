@@ -72,7 +72,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let spool = Spool::of("http://127.0.0.1:9");
+        let spool = Spool::fast().with_leaf("http://127.0.0.1:9");
         let dir = spool.directory();
         let (own, dead) = (VecDeque::new(), VecDeque::new());
         Bench { spool, dir, kit: None, adopter: None, own, dead, next: 0, generation: 0 }
@@ -204,7 +204,7 @@ impl Bench {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(1500))]
 
     #[test]
     fn the_log_and_its_files_are_a_list(steps in proptest::collection::vec(step(), 1..40)) {
@@ -299,7 +299,7 @@ impl House {
         let desk: Arc<Mutex<Desk>> = Arc::default();
         let answers = Arc::clone(&desk);
         let collector = Collector::start(move |seen| answers.lock().unwrap().answer(seen));
-        let spool = Spool::new();
+        let spool = Spool::fast();
         House { collector, desk, spool, host: None, next: 0, generations: vec![0] }
     }
 
@@ -439,7 +439,7 @@ fn keys(root: &Path) -> Value {
 }
 
 proptest! {
-    #![proptest_config(config(60))]
+    #![proptest_config(config(100))]
 
     #[test]
     fn clients_that_are_killed_are_a_list(acts in proptest::collection::vec(act(), 1..16)) {
