@@ -115,11 +115,11 @@ typedef struct telemetry_stats_t {
    */
   uint64_t queue_bytes;
   /**
-   * Events adopted from a spool (0: this version has none).
+   * Events of others read from the spool; in the sum as much as accepted ones.
    */
   uint64_t recovered;
   /**
-   * Events left in the spool (0: this version has none).
+   * Own events that lay undelivered in the spool when this process shut the client or exited.
    */
   uint64_t left_in_spool;
   /**
@@ -142,6 +142,18 @@ typedef struct telemetry_stats_t {
    * Answers accepted whose body could not be read.
    */
   uint64_t unverified;
+  /**
+   * Times a segment of the queue had to stay in memory, because no file could be had in the spool.
+   */
+  uint64_t spool_failures;
+  /**
+   * Records and files of the spool that could not be read.
+   */
+  uint64_t corrupt;
+  /**
+   * Events that made room for newer ones (`spool_evict`); they are in `expired` too.
+   */
+  uint64_t evicted;
 } telemetry_stats_t;
 
 /**

@@ -12,7 +12,7 @@
 //! - No credential is in an error, in `Debug` output or in the endpoint's URL.
 //! - Two keys that contradict each other are an error that names both. Where only one of the two was set, the
 //!   other one's default gives way as far as that wastes nothing: `segment_bytes` and `max_event_bytes` shrink,
-//!   `retry` stays in order. A memory limit is never raised.
+//!   `retry` stays in order. A limit of memory or disk is never raised.
 //! - An event between `batch.max_bytes` and `max_event_bytes` travels in a batch of its own, if the format's own
 //!   limit allows.
 //!
@@ -25,12 +25,14 @@ mod json;
 mod keys;
 mod proxy;
 mod redact;
+mod spool;
 mod values;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use keys::{KEYS, Key, Kind, keys_markdown};
+pub use spool::{Evict, Spool, Sync};
 
 use crate::sink::{Endpoint, Proxy, http1};
 use redact::redact;
@@ -51,7 +53,7 @@ pub struct Config {
     pub bearer: Option<String>,
     /// Further headers in the order given.
     pub headers: Vec<(String, String)>,
-    /// Name for logs; safe as a file name.
+    /// Name for logs and in the spool; safe as a file name.
     pub name: Option<String>,
     /// How bodies are compressed.
     pub compression: Compression,
@@ -77,6 +79,10 @@ pub struct Config {
     pub block_timeout_ms: u64,
     /// Pauses between attempts.
     pub retry: Retry,
+    /// Segments on disk instead of in memory.
+    pub spool: Option<Spool>,
+    /// Where refused events are written to.
+    pub dead_letter: Option<PathBuf>,
     /// Flush at exit, all clients together; 0 is none.
     pub exit_timeout_ms: u64,
     /// The sender ends after so long without work.
@@ -165,7 +171,7 @@ pub struct Retry {
     pub initial_ms: u64,
     /// Longest pause, at least `initial_ms`.
     pub max_ms: u64,
-    /// An event older than this has expired.
+    /// An event older than this has expired, in memory or in the spool.
     pub max_age_s: u64,
 }
 
@@ -241,7 +247,8 @@ impl Config {
         }
         let headers = headers(&values)?;
         let (basic, bearer) = credentials(&values, userinfo, &headers)?;
-        let Sizes { queue_bytes, segment_bytes, max_event_bytes } = Sizes::read(&values)?;
+        let spool = Spool::read(&values)?;
+        let Sizes { queue_bytes, segment_bytes, max_event_bytes } = Sizes::read(&values, spool.is_some())?;
 
         Ok(Config {
             format,
@@ -274,7 +281,9 @@ impl Config {
                 _ => OnFull::Drop,
             },
             block_timeout_ms: values.integer("block_timeout_ms")?.value,
-            retry: retry(&values)?,
+            retry: retry(&values, spool.as_ref())?,
+            spool,
+            dead_letter: spool::dead_letter(&values)?,
             exit_timeout_ms: values.integer("exit_timeout_ms")?.value,
             idle_ms: values.integer("idle_ms")?.value,
             clock: match values.choice("clock")? {
@@ -296,8 +305,10 @@ impl Config {
             _ => None,
         };
         let tls = [&mut self.tls.ca_file, &mut self.tls.cert_file, &mut self.tls.key_file];
-        for file in tls.into_iter().flatten().chain(endpoint) {
-            *file = directory.join(&file);
+        let spool = self.spool.as_mut().map(|spool| &mut spool.dir);
+        let others = endpoint.into_iter().chain(spool).chain(&mut self.dead_letter);
+        for path in tls.into_iter().flatten().chain(others) {
+            *path = directory.join(&path);
         }
         self
     }
@@ -386,10 +397,7 @@ fn name(values: &Values<'_>) -> Result<Option<String>, ConfigError> {
 }
 
 fn tls(values: &Values<'_>) -> Result<TlsFiles, ConfigError> {
-    let file = |name: &str| match values.text(name)? {
-        Some(given) if given.value.contains('\0') => Err(given.refuse("a path has no NUL")),
-        given => Ok(given.map(|given| PathBuf::from(given.value))),
-    };
+    let file = |name: &str| values.path(name).map(|given| given.map(|given| PathBuf::from(given.value)));
     let files = TlsFiles {
         ca_file: file("tls.ca_file")?,
         cert_file: file("tls.cert_file")?,
@@ -413,24 +421,29 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Two segments fit into the queue, one event into a segment. A default shrinks until it fits.
-    fn read(values: &Values<'_>) -> Result<Sizes, ConfigError> {
+    /// Two segments fit into the queue and into the spool, one event into a segment. A default shrinks until
+    /// it fits.
+    fn read(values: &Values<'_>, spooled: bool) -> Result<Sizes, ConfigError> {
         let queue = values.integer("queue_bytes")?;
+        let disk = if spooled { Some(values.integer("spool_max_bytes")?) } else { None };
+        let smaller = disk.as_ref().map_or(queue.value, |disk| disk.value.min(queue.value));
         let mut segment = values.integer("segment_bytes")?;
         let mut event = values.integer("max_event_bytes")?;
         if !segment.set {
-            // The range of queue_bytes keeps this at or above the smallest segment.
-            segment.value = segment.value.min(queue.value / 2 / 4096 * 4096).max(keys::MIN_SEGMENT);
+            // The ranges of both keep this at or above the smallest segment.
+            segment.value = segment.value.min(smaller / 2 / 4096 * 4096).max(keys::MIN_SEGMENT);
         }
         if !segment.value.is_multiple_of(4096) {
             return Err(segment.refuse(""));
         }
-        if queue.value / 2 < segment.value {
-            return Err(ConfigError::new(format!(
-                "{} and {}: queue_bytes must hold at least two segments",
-                queue.stated(),
-                segment.stated()
-            )));
+        for (name, home) in [("queue_bytes", Some(&queue)), ("spool_max_bytes", disk.as_ref())] {
+            if let Some(home) = home.filter(|home| home.value / 2 < segment.value) {
+                return Err(ConfigError::new(format!(
+                    "{} and {}: {name} must hold at least two segments",
+                    home.stated(),
+                    segment.stated()
+                )));
+            }
         }
         let room = segment.value - keys::SEGMENT_OVERHEAD;
         if !event.set {
@@ -452,7 +465,7 @@ impl Sizes {
     }
 }
 
-fn retry(values: &Values<'_>) -> Result<Retry, ConfigError> {
+fn retry(values: &Values<'_>, spool: Option<&Spool>) -> Result<Retry, ConfigError> {
     let mut initial = values.integer("retry.initial_ms")?;
     let mut max = values.integer("retry.max_ms")?;
     if !max.set {
@@ -468,11 +481,14 @@ fn retry(values: &Values<'_>) -> Result<Retry, ConfigError> {
         );
         return Err(ConfigError::new(why));
     }
-    Ok(Retry {
-        initial_ms: initial.value,
-        max_ms: max.value,
-        max_age_s: values.integer("retry.max_age_s")?.value,
-    })
+    let age = values.integer("retry.max_age_s")?;
+    let max_age_s = match spool {
+        Some(spool) if age.set => age.value.min(spool.max_age_s),
+        // What lies safe on a disk outlives the default for memory.
+        Some(spool) => spool.max_age_s,
+        None => age.value,
+    };
+    Ok(Retry { initial_ms: initial.value, max_ms: max.value, max_age_s })
 }
 
 fn test_switches(values: &Values<'_>) -> Result<TestSwitches, ConfigError> {
@@ -508,6 +524,8 @@ impl fmt::Debug for Config {
             on_full,
             block_timeout_ms,
             retry,
+            spool,
+            dead_letter,
             exit_timeout_ms,
             idle_ms,
             clock,
@@ -536,6 +554,8 @@ impl fmt::Debug for Config {
             .field("on_full", on_full)
             .field("block_timeout_ms", block_timeout_ms)
             .field("retry", retry)
+            .field("spool", spool)
+            .field("dead_letter", dead_letter)
             .field("exit_timeout_ms", exit_timeout_ms)
             .field("idle_ms", idle_ms)
             .field("clock", clock)

@@ -14,14 +14,18 @@ use crate::fork::gate;
 use crate::fork::hooks::Registration;
 use crate::fork::world::{Claim, StateWord};
 use crate::format::Format;
+use crate::platform::identity::Identity;
 use crate::platform::log::{Level, Reason, say};
-use crate::platform::mmap::Latest;
+use crate::platform::mmap::{Latest, Mapping};
 use crate::platform::page::WipedPage;
 use crate::platform::sockets::SocketTable;
 use crate::platform::{clock, entropy, island, process, thread};
+use crate::queue::backing::Backing;
 use crate::queue::log::{Appended, Log, Refused};
 use crate::queue::memory;
 use crate::queue::segment::Slot;
+use crate::queue::spool::orphans::Orphans;
+use crate::queue::spool::store::{Spec, Store};
 use crate::sink::{self, SinkConfig};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -88,6 +92,8 @@ pub struct Client {
     pub(super) opened: AtomicBool,
     pub(super) area: Latest,
     pub(super) sockets: Arc<SocketTable>,
+    /// Where segments are files, if they are.
+    pub(super) spool: Option<Spec>,
     pub(super) settings: Arc<Settings>,
     pub(super) format: Arc<dyn Format>,
     pub(super) sink: SinkConfig,
@@ -150,6 +156,12 @@ impl Client {
                 }
                 Err(Refused::Torn) => {}
                 Err(Refused::Full) => {
+                    if self.supply(nonce) {
+                        continue;
+                    }
+                    if self.flags.load(Ordering::Relaxed) & CLOSED != 0 {
+                        return Status::Closed;
+                    }
                     if !self.may_wait(&self.log(nonce), &mut blocked) {
                         return self.count_full();
                     }
@@ -171,6 +183,7 @@ impl Client {
             segments: self.segments,
             segment_len: self.segment_len,
             nonce,
+            checked: self.spool.is_some(),
         }
     }
 
@@ -179,7 +192,18 @@ impl Client {
     }
 
     pub(super) fn desk(&self, generation: u64) -> Desk<'_> {
-        Desk { log: self.log(generation), words: self.words(), counters: &self.control().counters }
+        let (log, backing) = (self.log(generation), self.backing());
+        Desk { log, backing, words: self.words(), counters: &self.control().counters }
+    }
+
+    fn backing(&self) -> Backing<'_> {
+        self.store().map_or(Backing::Memory, Backing::Spool)
+    }
+
+    /// The spool, as this process sees it.
+    pub(super) fn store(&self) -> Option<Store<'_>> {
+        let words = &self.control().store;
+        self.spool.as_ref().map(|spec| Store { spec, words, area: self.area.addr() })
     }
 
     #[cold]
@@ -215,12 +239,18 @@ impl Client {
         Status::Full
     }
 
+    /// The segment in use is full and the next one is not there: make it, if this client's segments are made
+    /// as they are needed.
+    fn supply(&self, nonce: u64) -> bool {
+        self.store().is_some_and(|store| store.supply_next(&self.log(nonce)))
+    }
+
     /// The queue is full: have it emptied, and wait a little if the caller asked for that.
     #[cold]
     fn may_wait(&self, log: &Log<'_>, since: &mut Option<Instant>) -> bool {
         let words = self.words();
         match words.state.load(Ordering::SeqCst) {
-            ABSENT => {
+            ABSENT if !self.must_not_start(log) => {
                 self.start_sender();
             }
             ASLEEP if log.wants_any_wake() => words.wake(),
@@ -253,10 +283,11 @@ impl Client {
         false
     }
 
-    /// After a raw clone a thread is started only when the queue itself asks for it.
+    /// After a raw clone a thread is started only when the queue itself asks for it; with a spool, where nothing
+    /// is lost without one, not at all.
     fn must_not_start(&self, log: &Log<'_>) -> bool {
         let (used, of) = log.used();
-        self.words().raw.load(Ordering::Relaxed) != 0 && used * 2 <= of
+        self.words().raw.load(Ordering::Relaxed) != 0 && (used * 2 <= of || self.spool.is_some())
     }
 
     // ---- this process's world ----
@@ -309,21 +340,43 @@ impl Client {
             island::enter();
         }
         // After a raw clone no hook did this.
-        self.sockets.close_inherited();
+        self.leave_inherited();
         control.words.reset();
         control.counters.reset();
         control.engine.abandon();
         control.pid.store(process::pid(), Ordering::Relaxed);
         control.words.raw.store(u32::from(raw), Ordering::Relaxed);
-        let Ok(area) = memory::fill(self.page.tail(), self.segment_len, self.page.is_wiped()) else {
+        let generation = StateWord::generation_of(entropy::random_u64(), self.page.is_wiped());
+        let (slots, log) = (self.page.tail(), self.log(generation));
+        let area = if self.spool.is_some() {
+            Mapping::reserved(self.segment_len as usize * slots.len())
+        } else {
+            memory::fill(slots, self.segment_len, self.page.is_wiped())
+        };
+        let Ok(area) = area else {
             control.state.abandon();
             return None;
         };
         self.area.keep(area);
-        let generation = StateWord::generation_of(entropy::random_u64(), self.page.is_wiped());
-        self.log(generation).start();
+        if self.spool.is_some() {
+            Store::reset(&control.store);
+            slots.iter().for_each(Slot::clear);
+            log.start_unsupplied();
+        } else {
+            log.start();
+        }
         control.state.publish(generation);
         Some(generation)
+    }
+
+    /// In a child: close the parent's descriptors, and put blank memory over the parent's files. Only loads,
+    /// stores and system calls that take no lock.
+    pub(super) fn leave_inherited(&self) {
+        self.sockets.close_inherited();
+        if let Some(spool) = self.spool.as_ref().filter(|_| self.opened.load(Ordering::Relaxed)) {
+            spool.table.close_inherited();
+            self.area.cover();
+        }
     }
 
     // ---- the sender ----
@@ -402,7 +455,11 @@ impl Client {
         }
         match sink::open(&self.sink, self.sockets.clone()) {
             Ok(sink) => {
-                let engine = Engine::new(self.settings.clone(), self.format.clone(), sink, desk);
+                let orphans = self
+                    .spool
+                    .as_ref()
+                    .map(|spool| Orphans::new(spool.dir.clone(), Identity::mine(), spool.table.clone()));
+                let engine = Engine::new(self.settings.clone(), self.format.clone(), sink, orphans, desk);
                 Some(Box::new(engine))
             }
             Err(why) => {

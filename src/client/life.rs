@@ -6,6 +6,7 @@
 //! - A process that never used the client has nothing to flush, stop or count.
 
 use super::handle::{CLOSED, Client, DEAD, DISABLED, Status};
+use crate::delivery::engine::Desk;
 use crate::delivery::sender;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
 use crate::fork::hooks::{self, BUDGET, ForkAware};
@@ -19,8 +20,19 @@ use std::time::{Duration, Instant};
 const TURN: Duration = Duration::from_millis(20);
 /// How long a sender that was told to stop, and whose connection was cut, may take to end.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
+/// The same at exit, where it has nothing to do.
+const EXIT_PATIENCE: Duration = Duration::from_millis(50);
 /// What a poll may take where no thread can deliver.
 const POLL_SLICE: Duration = Duration::from_millis(20);
+
+/// When a drain gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// At its deadline.
+    Deadline,
+    /// At the first attempt that finds nobody listening too: what is left is safe on the disk.
+    Attempt,
+}
 
 /// What happened in this process, as `telemetry_stats` gives it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +58,9 @@ pub struct Snapshot {
     pub circuit_open: u64,
     pub last_success_unix_ms: u64,
     pub unverified: u64,
+    pub spool_failures: u64,
+    pub corrupt: u64,
+    pub evicted: u64,
 }
 
 impl Client {
@@ -58,27 +73,30 @@ impl Client {
         if flags & (CLOSED | DISABLED) != 0 {
             return Status::Ok;
         }
-        match self.generation() {
-            Some(generation) => self.drain(generation, timeout),
-            None => Status::Ok,
-        }
+        // With a spool the first flush of a process looks for what others left, whatever it has itself.
+        let generation = if self.spool.is_some() { self.enter() } else { self.generation() };
+        let patience = Patience::Deadline;
+        generation.map_or(Status::Ok, |generation| self.drain(generation, timeout, patience, true))
     }
 
-    fn drain(&self, generation: u64, timeout: Duration) -> Status {
+    /// Deliver what was taken before this call, and with `rescue` what others left in the spool.
+    fn drain(&self, generation: u64, timeout: Duration, patience: Patience, rescue: bool) -> Status {
         let deadline = Instant::now() + timeout;
         let (log, words) = (self.log(generation), self.words());
         let target = log.tail();
-        let done = || log.head() >= target;
+        let asked = (rescue && self.spool.is_some() && !timeout.is_zero()).then(|| words.ask_rescue());
+        let done = || log.head() >= target && asked.is_none_or(|asked| words.is_rescued(asked));
         if done() {
             return Status::Ok;
         }
+        let failures = words.failures.load(Ordering::SeqCst);
         words.flush_to.fetch_max(target, Ordering::SeqCst);
         if !timeout.is_zero() {
             // A caller who waits is worth an attempt before its time; one who only asks is not.
             words.flushes.fetch_add(1, Ordering::SeqCst);
         }
         loop {
-            self.set_going(generation, target, deadline, timeout.is_zero());
+            self.set_going(generation, &done, deadline, timeout.is_zero());
             if done() {
                 return Status::Ok;
             }
@@ -86,7 +104,10 @@ impl Client {
                 return Status::Internal;
             }
             let now = Instant::now();
-            if now >= deadline {
+            let hopeless = patience == Patience::Attempt
+                && words.failures.load(Ordering::SeqCst) != failures
+                && words.down.load(Ordering::SeqCst) != 0;
+            if now >= deadline || hopeless {
                 return Status::Timeout;
             }
             words.wait((deadline - now).min(TURN), done);
@@ -94,7 +115,7 @@ impl Client {
     }
 
     /// See that somebody delivers: wake the sender, start it, or do it here.
-    fn set_going(&self, generation: u64, target: u64, deadline: Instant, poll: bool) {
+    fn set_going(&self, generation: u64, done: &dyn Fn() -> bool, deadline: Instant, poll: bool) {
         let words = self.words();
         match words.state.load(Ordering::SeqCst) {
             ASLEEP => return words.wake(),
@@ -109,7 +130,7 @@ impl Client {
         let desk = self.desk(generation);
         if sender::become_consumer(words, deadline) {
             if let Some(mut engine) = self.borrow_engine(&desk) {
-                sender::deliver_here(&mut engine, &desk, target, deadline);
+                sender::deliver_here(&mut engine, &desk, done, deadline);
                 self.control().engine.put(engine);
             }
             words.leave_consumer();
@@ -130,17 +151,41 @@ impl Client {
             return Status::Ok;
         }
         let Some(generation) = self.generation() else { return Status::Ok };
-        let status = self.drain(generation, timeout);
-        self.stop_sender(status != Status::Ok);
+        let status = self.drain(generation, timeout, self.patience(), true);
+        self.stop_sender(status != Status::Ok, STOP_PATIENCE, |desk| self.retire(desk, true));
         self.report_loss("at shutdown");
         status
     }
 
+    /// With a spool nobody waits at exit for a collector that is not there.
+    fn patience(&self) -> Patience {
+        if self.spool.is_some() { Patience::Attempt } else { Patience::Deadline }
+    }
+
+    /// Take nothing more into the spool; remove its files if all is settled. Else count what is left, and with
+    /// `leave` give it to whoever comes. Only for the consumer.
+    fn retire(&self, desk: &Desk<'_>, leave: bool) {
+        if let Some(store) = desk.backing.spool()
+            && !store.retire(&desk.log, leave)
+        {
+            let left = store.left(&desk.log);
+            self.control().counters.left_in_spool.store(left, Ordering::Release);
+        }
+    }
+
     /// What nobody will deliver any more is not lost in silence.
     fn report_loss(&self, when: &str) {
-        let left = self.stats().queue_events;
+        let stats = self.stats();
+        let name = &self.settings.name;
+        if stats.left_in_spool > 0 {
+            let text = format!(
+                "{when}, {} event(s) for {name} are left in the spool; whoever uses it next delivers them",
+                stats.left_in_spool
+            );
+            say(Level::Warn, Reason::Spool, &text);
+        }
+        let left = stats.queue_events.saturating_sub(stats.left_in_spool);
         if left > 0 {
-            let name = &self.settings.name;
             say(
                 Level::Error,
                 Reason::Lost,
@@ -149,10 +194,11 @@ impl Client {
         }
     }
 
-    /// End the sender, cutting its connection if it may be inside a request, and drop the engine.
-    fn stop_sender(&self, cut: bool) {
+    /// End the sender, cutting its connection if it may be inside a request, drop the engine, and then, as the
+    /// consumer, do what remains to be done.
+    fn stop_sender(&self, cut: bool, patience: Duration, finally: impl FnOnce(&Desk<'_>)) {
         let words = self.words();
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + patience;
         words.wish.fetch_or(WISH_STOP, Ordering::SeqCst);
         loop {
             words.wake();
@@ -168,6 +214,9 @@ impl Client {
             thread::wait_gone(words.tid.load(Ordering::SeqCst), deadline);
             if sender::become_consumer(words, Instant::now()) {
                 drop(self.control().engine.take());
+                if let Some(generation) = self.generation() {
+                    finally(&self.desk(generation));
+                }
                 words.leave_consumer();
             }
         }
@@ -196,8 +245,9 @@ impl Client {
         let (delivered, rejected) = (get(&c.delivered), get(&c.rejected));
         let (invalid, expired) = (get(&c.invalid), get(&c.expired));
         let settled = delivered + rejected + invalid + expired;
-        let accepted = log.accepted().max(settled);
-        let queue_events = accepted - settled;
+        let recovered = get(&c.recovered);
+        let accepted = log.accepted().max(settled.saturating_sub(recovered));
+        let queue_events = accepted + recovered - settled;
         Snapshot {
             accepted,
             delivered,
@@ -212,14 +262,34 @@ impl Client {
             bytes_out: get(&c.bytes_out),
             queue_events,
             queue_bytes: if queue_events == 0 { 0 } else { log.bytes() },
-            recovered: 0,
-            left_in_spool: 0,
+            recovered,
+            left_in_spool: get(&c.left_in_spool),
             forks: get(&c.forks),
             sender_starts: get(&c.sender_starts),
             circuit_open: get(&c.circuit_open),
             last_success_unix_ms: get(&c.last_success_unix_ms),
             unverified: get(&c.unverified),
+            spool_failures: self.control().store.failures.load(Ordering::Acquire),
+            corrupt: get(&c.corrupt),
+            evicted: get(&c.evicted),
         }
+    }
+
+    /// The process exits: remove the spool's files if all is delivered (from then on the client is shut, so that
+    /// nothing is taken that nobody would find), else leave them, with whatever is enqueued yet.
+    fn leave_spool(&self, generation: u64) {
+        if self.has_pending() {
+            let log = self.log(generation);
+            let left = self.store().map_or(0, |store| store.left(&log));
+            self.control().counters.left_in_spool.store(left, Ordering::Release);
+            return;
+        }
+        self.stop_sender(false, EXIT_PATIENCE, |desk| {
+            self.retire(desk, false);
+            if !self.has_pending() {
+                self.flags.fetch_or(CLOSED, Ordering::SeqCst);
+            }
+        });
     }
 
     fn has_pending(&self) -> bool {
@@ -277,7 +347,7 @@ impl ForkAware for Client {
     }
 
     fn child(&self) {
-        self.sockets.close_inherited();
+        self.leave_inherited();
         if !self.page.is_wiped() {
             self.control().state.wipe_by_hand();
         }
@@ -292,10 +362,20 @@ impl ForkAware for Client {
             self.words().flush_to.fetch_max(log.tail(), Ordering::SeqCst);
             self.words().wake();
         }
-        if !ask && worth_it {
-            self.drain(generation, deadline.saturating_duration_since(Instant::now()));
+        if ask {
+            return;
         }
-        if !ask && self.flags.load(Ordering::SeqCst) == 0 && self.has_pending() {
+        if worth_it {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.drain(generation, left, self.patience(), false);
+        }
+        if self.flags.load(Ordering::SeqCst) != 0 {
+            return;
+        }
+        if self.spool.is_some() {
+            self.leave_spool(generation);
+        }
+        if self.has_pending() {
             self.report_loss("at exit");
         }
     }

@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod control;
+pub mod drain;
 pub mod handle;
 pub mod life;
 pub mod open;

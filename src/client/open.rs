@@ -5,18 +5,27 @@
 //!   configuration's files or the environment any more.
 //! - Opening starts no thread and opens no socket.
 
-use super::config::{Clock, Compression, Config, FormatKind, OnFull, ResolverKind, process_env};
+use super::config::{
+    Clock, Compression, Config, Evict, FormatKind, OnFull, ResolverKind, Spool, Sync, process_env,
+};
 use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
-use crate::delivery::engine::Settings;
+use crate::delivery::dead_letter::DeadLetter;
+use crate::delivery::engine::{Settings, SpoolSettings};
 use crate::delivery::retry::Limits;
 use crate::fork::{gate, hooks};
 use crate::format::Format;
 use crate::format::json::JsonArray;
 use crate::format::ndjson::Ndjson;
 use crate::format::posthog::Posthog;
+use crate::platform::log::{Level, Reason, say};
 use crate::platform::mmap::Latest;
 use crate::platform::page::WipedPage;
-use crate::platform::sockets::SocketTable;
+use crate::platform::process;
+use crate::platform::sockets::{FileTable, SocketTable};
+use crate::queue::spool::claim;
+use crate::queue::spool::directory::{Directory, Problem};
+use crate::queue::spool::header::format_name;
+use crate::queue::spool::store::Spec;
 use crate::sink::{self, Endpoint, SinkConfig, url};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -44,7 +53,8 @@ pub fn open(json: &str) -> Result<Arc<Client>, OpenError> {
     let sink = sink_of(&config, &*format)?;
     sink::validate(&sink).map_err(OpenError::Config)?;
     let settings = Arc::new(settings_of(&config, &sink));
-    build(&config, settings, format, sink)
+    let spool = config.spool.as_ref().map(|keys| spool_of(keys, &config)).transpose()?;
+    build(&config, settings, format, sink, spool)
 }
 
 fn build(
@@ -52,11 +62,16 @@ fn build(
     settings: Arc<Settings>,
     format: Arc<dyn Format>,
     sink: SinkConfig,
+    spool: Option<Spec>,
 ) -> Result<Arc<Client>, OpenError> {
     let io = |e: std::io::Error| OpenError::Io(format!("no memory for the queue: {e}"));
-    let segments = config.queue_bytes / config.segment_bytes;
+    let room = config.spool.as_ref().map_or(config.queue_bytes, |keys| keys.max_bytes);
+    let segments = room / config.segment_bytes;
     let try_wipe = !config.test.no_wipeonfork;
     hooks::install(try_wipe);
+    if spool.is_some() {
+        claim::prepare_page(try_wipe);
+    }
     let slots = segments.next_power_of_two();
     let page = WipedPage::new(slots, try_wipe).map_err(io)?;
     let client = Arc::new_cyclic(|me| Client {
@@ -70,6 +85,7 @@ fn build(
         opened: AtomicBool::new(false),
         area: Latest::new(config.segment_bytes * slots),
         sockets: Arc::new(SocketTable::new()),
+        spool,
         settings,
         format,
         sink,
@@ -113,6 +129,34 @@ fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError
     Ok(sink)
 }
 
+/// The spool's directory. What is there and not safe is refused; what cannot be had now is tried again by each
+/// process that has events. Root leaves making it to them: they may be another user by then.
+fn spool_of(keys: &Spool, config: &Config) -> Result<Spec, OpenError> {
+    let hash = config.destination_hash();
+    let leaf = config.name.as_ref().map_or(hash.clone(), |name| format!("{name}-{hash}"));
+    let dir = Directory::new(&keys.dir, &leaf);
+    match if process::effective_uid() == 0 { dir.check() } else { dir.enter() } {
+        Err(Problem::Unsafe(why)) => {
+            let given = keys.dir.display().to_string();
+            return Err(OpenError::Config(format!(
+                "spool_dir is {given:?}: {why}; allowed: a directory of this user, not a symlink, that others cannot \
+                 write to"
+            )));
+        }
+        Err(why) if !config.disabled => {
+            let text = format!("the spool {} cannot be used yet: {why}", dir.path().display());
+            say(Level::Warn, Reason::Spool, &text);
+        }
+        _ => {}
+    }
+    Ok(Spec {
+        dir,
+        format: format_name(config.format.as_str()),
+        memory_segments: (config.queue_bytes / config.segment_bytes) as u32,
+        table: Arc::new(FileTable::new()),
+    })
+}
+
 fn read_file(key: &str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, OpenError> {
     let Some(path) = path else { return Ok(None) };
     match std::fs::read(path) {
@@ -152,6 +196,13 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
         limits: Limits { initial: ms(config.retry.initial_ms), max: ms(config.retry.max_ms) },
         max_event_age: Duration::from_secs(config.retry.max_age_s),
         idle: ms(config.idle_ms),
+        dead_letter: config.dead_letter.clone().map(DeadLetter::new),
+        spool: config.spool.as_ref().map_or_else(SpoolSettings::default, |keys| SpoolSettings {
+            evict: keys.evict == Evict::Oldest,
+            sync: keys.sync != Sync::None,
+            sync_batch: keys.sync == Sync::Batch,
+            max_age: Duration::from_secs(keys.max_age_s),
+        }),
         headers,
         name: config.name.clone().unwrap_or_else(|| sink.endpoint.to_string()),
         panic: config.test.panic.as_deref() == Some("sender"),

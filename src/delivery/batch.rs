@@ -130,6 +130,11 @@ impl Batch {
         &self.items[i]
     }
 
+    /// One item's finished text.
+    pub fn text_of(&self, i: usize) -> &[u8] {
+        &self.text[self.items[i].text.clone()]
+    }
+
     /// An item's fate is final.
     pub fn decide(&mut self, i: usize, fate: Fate) {
         self.items[i].fate = Some(fate);
@@ -142,7 +147,7 @@ impl Batch {
             if n > 0 {
                 out.extend_from_slice(format.between());
             }
-            out.extend_from_slice(&self.text[self.items[i].text.clone()]);
+            out.extend_from_slice(self.text_of(i));
         }
         format.close(out, now_ns);
     }

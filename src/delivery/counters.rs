@@ -38,6 +38,14 @@ pub struct Counters {
     pub last_success_unix_ms: AtomicU64,
     /// Answers accepted whose body could not be read.
     pub unverified: AtomicU64,
+    /// Events of others that were read from the spool.
+    pub recovered: AtomicU64,
+    /// Own events in the spool when this process shut or exited.
+    pub left_in_spool: AtomicU64,
+    /// Records and files of the spool that could not be read.
+    pub corrupt: AtomicU64,
+    /// Events that made room for newer ones; counted as expired too.
+    pub evicted: AtomicU64,
 }
 }
 
@@ -73,6 +81,10 @@ impl Counters {
             &self.circuit_open,
             &self.last_success_unix_ms,
             &self.unverified,
+            &self.recovered,
+            &self.left_in_spool,
+            &self.corrupt,
+            &self.evicted,
         ] {
             c.store(0, Ordering::Relaxed);
         }

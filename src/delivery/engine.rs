@@ -5,23 +5,24 @@
 //! - Whatever `poll` does, the head only moves over records whose fate is final and counted.
 //! - A request ends by its deadline (`timeout_ms`, or the caller's if that is sooner).
 
-use super::batch::Batch;
+use super::chores::Chores;
 use super::counters::{Counters, add};
-use super::retry::{Backoff, Limits, retry_after};
+use super::dead_letter::DeadLetter;
+use super::lane::{Lane, Source};
+use super::retry::{Backoff, Limits};
 use super::words::Words;
-use crate::format::{Answer, Fate, Format, Stamp, Verdict};
+use crate::format::{Format, Stamp};
 use crate::platform::log::{Level, Reason, say};
 use crate::platform::{clock, entropy};
+use crate::queue::backing::Backing;
 use crate::queue::log::{Log, Seen};
-use crate::queue::memory;
 use crate::queue::record::{self, Position, split};
 use crate::queue::segment::Fields;
-use crate::sink::{Request, Response, Sink, TransportError, TransportErrorKind};
-use flate2::{Compression, write::GzEncoder};
-use std::io::Write;
+use crate::queue::spool::orphans::Orphans;
+use crate::sink::Sink;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How long an uncommitted reservation may hold the queue.
 const HOLE_PATIENCE: Duration = Duration::from_secs(1);
@@ -29,8 +30,6 @@ const HOLE_PATIENCE: Duration = Duration::from_secs(1);
 const HOLE_LOOK: Duration = Duration::from_millis(2);
 /// A segment used up within this time means heavy use.
 const BUSY: Duration = Duration::from_secs(1);
-/// Bodies up to this size are sent plain.
-const GZIP_ABOVE: usize = 1024;
 
 /// What the client configured, for delivery.
 pub struct Settings {
@@ -52,10 +51,27 @@ pub struct Settings {
     pub idle: Duration,
     /// Further request headers, authentication among them.
     pub headers: Vec<(String, String)>,
+    /// Where refused events are written to.
+    pub dead_letter: Option<DeadLetter>,
+    /// How the spool is looked after.
+    pub spool: SpoolSettings,
     /// The endpoint's name for logs, without credentials.
     pub name: String,
     /// Test switch: panic at the first attempt.
     pub panic: bool,
+}
+
+/// How the spool is looked after, if there is one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SpoolSettings {
+    /// Make room for new events by dropping the oldest.
+    pub evict: bool,
+    /// Bring it to the disk every second.
+    pub sync: bool,
+    /// And each batch before it is sent.
+    pub sync_batch: bool,
+    /// How long a file that cannot be read is kept.
+    pub max_age: Duration,
 }
 
 /// What a consumer works on: this process's queue, words and counters.
@@ -63,6 +79,8 @@ pub struct Settings {
 pub struct Desk<'a> {
     /// The queue.
     pub log: Log<'a>,
+    /// Where its segments come from.
+    pub backing: Backing<'a>,
     /// The words.
     pub words: &'a Words,
     /// The counters.
@@ -82,55 +100,64 @@ pub enum Next {
 
 /// See the module's text. One for each process and client that delivers.
 pub struct Engine {
-    settings: Arc<Settings>,
-    format: Arc<dyn Format>,
-    sink: Box<dyn Sink>,
-    batch: Batch,
+    pub(super) settings: Arc<Settings>,
+    pub(super) format: Arc<dyn Format>,
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) own: Lane,
+    pub(super) orphaned: Lane,
+    /// The lane of the attempt that is made, or was made last.
+    pub(super) current: Source,
+    pub(super) orphans: Option<Orphans>,
+    pub(super) chores: Chores,
     /// Events read from the log in this generation.
-    pub seen: u64,
-    backoff: Backoff,
-    /// When the batch is old enough to go.
-    due: Option<Instant>,
+    pub(super) seen: u64,
+    pub(super) backoff: Backoff,
     hole: Option<(Position, Instant)>,
     /// When a segment was last made blank.
     last_blanked: Option<Instant>,
-    full: bool,
-    plain: bool,
-    trying_again: bool,
-    /// Refusals since something was last accepted, within a batch.
-    refusals: u32,
+    pub(super) plain: bool,
     flushes_served: u32,
 }
 
 impl Engine {
-    /// An engine that reads from the log's head.
+    /// An engine that reads from the log's head, and delivers what `orphans` finds.
     pub fn new(
         settings: Arc<Settings>,
         format: Arc<dyn Format>,
         sink: Box<dyn Sink>,
+        orphans: Option<Orphans>,
         desk: &Desk<'_>,
     ) -> Engine {
+        let recovered = desk.counters.recovered.load(Ordering::Acquire);
         Engine {
             backoff: Backoff::new(settings.limits, entropy::random_u64()),
-            batch: Batch::new(&*format, desk.log.head()),
-            seen: desk.counters.settled(),
+            own: Lane::new(&*format, desk.log.head()),
+            orphaned: Lane::new(&*format, 0),
+            current: Source::Orphans,
+            orphans,
+            chores: Chores::new(),
+            seen: desk.counters.settled().saturating_sub(recovered),
             settings,
             format,
             sink,
-            due: None,
             hole: None,
             last_blanked: None,
-            full: false,
             plain: false,
-            trying_again: false,
-            refusals: 0,
             flushes_served: 0,
+        }
+    }
+
+    /// The lane of this attempt.
+    pub(super) fn lane(&mut self) -> &mut Lane {
+        match self.current {
+            Source::Own => &mut self.own,
+            Source::Orphans => &mut self.orphaned,
         }
     }
 
     /// Behind the last record read.
     pub fn read(&self) -> Position {
-        self.batch.read
+        self.own.batch.read
     }
 
     /// Whether a reservation that is not committed yet holds what is behind it.
@@ -146,68 +173,125 @@ impl Engine {
     /// Whom producers should wake a sleeping sender for: the event that fills the batch, or none while it
     /// is full or fixed.
     pub fn attention(&self, log: &Log<'_>) -> (u64, Position) {
-        if self.full || self.batch.is_frozen() {
+        let batch = &self.own.batch;
+        if self.own.full || batch.is_frozen() {
             return (u64::MAX, Position::MAX);
         }
-        let events = self.settings.max_events.saturating_sub(self.batch.len()) as u64;
-        let bytes = self.settings.max_bytes.saturating_sub(self.batch.body_len(0)) as u64;
+        let events = self.settings.max_events.saturating_sub(batch.len()) as u64;
+        let bytes = self.settings.max_bytes.saturating_sub(batch.body_len(0)) as u64;
         let half = u64::from(log.segment_len) * u64::from(log.segments) / 2;
-        (self.seen + events, log.ahead(self.batch.read, bytes.min(half)))
+        (self.seen + events, log.ahead(batch.read, bytes.min(half)))
     }
 
     /// Do the next thing. `urgent`: do not wait for company. `cap`: the caller's own deadline.
     pub fn poll(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>) -> Next {
         let now = Instant::now();
-        if !self.batch.is_frozen() {
-            self.collect(desk, now);
-            if self.batch.is_empty() {
-                return self.hole.map_or(Next::Idle, |_| Next::At(now + HOLE_LOOK));
-            }
-            let due = self.due.unwrap_or_else(|| now + self.patience());
-            self.due = Some(due);
-            let (used, of) = desk.log.used();
-            let pressed = used * 2 > of;
-            let wanted = urgent || pressed || desk.words.flush_to.load(Ordering::Acquire) > desk.log.head();
-            if !(self.full || wanted || due <= now) {
-                return Next::At(self.hole.map_or(due, |_| due.min(now + HOLE_LOOK)));
-            }
-        }
+        self.do_chores(desk, now);
+        let own = self.prepare_own(desk, urgent, now);
+        let orphaned = self.prepare_orphaned(desk);
+        self.current = match (own, orphaned) {
+            // In turn: neither may starve the other.
+            (Next::Again, true) if self.current == Source::Own => Source::Orphans,
+            (Next::Again, _) => Source::Own,
+            (_, true) => Source::Orphans,
+            (wait, false) => return wait,
+        };
         let flushes = desk.words.flushes.load(Ordering::Acquire);
         if let Some(at) = self.backoff.wait(now, flushes != self.flushes_served) {
             return Next::At(at);
         }
         self.flushes_served = flushes;
-        self.batch.freeze();
+        if self.current == Source::Own && self.settings.spool.sync_batch && !self.own.batch.is_frozen() {
+            self.sync(desk);
+        }
+        self.lane().batch.freeze();
         self.attempt(desk, cap);
         self.settle(desk);
         Next::Again
     }
 
+    /// Collect own events. `Again`: there is a batch to be sent.
+    fn prepare_own(&mut self, desk: &Desk<'_>, urgent: bool, now: Instant) -> Next {
+        if self.own.batch.is_frozen() {
+            return Next::Again;
+        }
+        self.collect(desk, now);
+        if self.own.batch.is_empty() {
+            return self.hole.map_or(Next::Idle, |_| Next::At(now + HOLE_LOOK));
+        }
+        let due = self.own.due.unwrap_or_else(|| now + self.patience());
+        self.own.due = Some(due);
+        let (used, of) = desk.log.used();
+        let pressed = used * 2 > of;
+        let wanted = urgent || pressed || desk.words.flush_to.load(Ordering::Acquire) > desk.log.head();
+        if self.own.full || wanted || due <= now {
+            return Next::Again;
+        }
+        Next::At(self.hole.map_or(due, |_| due.min(now + HOLE_LOOK)))
+    }
+
+    /// Collect what others left in the spool. `true`: there is a batch to be sent; it waits for no company.
+    fn prepare_orphaned(&mut self, desk: &Desk<'_>) -> bool {
+        let Some(mut orphans) = self.orphans.take() else { return false };
+        if !self.orphaned.batch.is_frozen() {
+            self.collect_orphans(desk, &mut orphans);
+        }
+        add(&desk.counters.corrupt, orphans.take_corrupt() as usize);
+        let ready = !self.orphaned.batch.is_empty();
+        if !ready && orphans.is_idle() {
+            self.chores.rescued(desk.words);
+        }
+        self.orphans = Some(orphans);
+        ready
+    }
+
+    fn collect_orphans(&mut self, desk: &Desk<'_>, orphans: &mut Orphans) {
+        while !self.orphaned.full {
+            match orphans.look() {
+                Seen::Record { at, next, fields, body } => {
+                    if !self.take(desk, Source::Orphans, at, fields, body, false) {
+                        orphans.put_back(at);
+                        break;
+                    }
+                    self.orphaned.batch.read = next;
+                }
+                Seen::Empty { at } | Seen::Hole { at } => {
+                    self.orphaned.batch.read = at;
+                    if self.orphaned.batch.is_empty() && orphans.head() != at {
+                        orphans.settle(at);
+                        continue;
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
     /// How long the oldest event may wait yet; a clock that jumped cannot make it longer than `max_age`.
     fn patience(&self) -> Duration {
-        let age = clock::wall_coarse_ns().saturating_sub(self.batch.oldest_ns().unwrap_or(0));
+        let age = clock::wall_coarse_ns().saturating_sub(self.own.batch.oldest_ns().unwrap_or(0));
         self.settings.max_age.saturating_sub(Duration::from_nanos(age))
     }
 
     /// Read records into the batch until it is full or nothing more is there.
     fn collect(&mut self, desk: &Desk<'_>, now: Instant) {
         let log = desk.log;
-        while !self.full {
-            match log.look(self.batch.read) {
+        while !self.own.full {
+            match log.look(self.own.batch.read) {
                 Seen::Record { at, next, fields, body } => {
                     self.hole = None;
-                    if !self.take(desk, at, fields, body, false) {
+                    if !self.take(desk, Source::Own, at, fields, body, false) {
                         break;
                     }
-                    self.batch.read = next;
+                    self.own.batch.read = next;
                 }
                 Seen::Empty { at } => {
                     self.hole = None;
-                    self.batch.read = at;
+                    self.own.batch.read = at;
                     break;
                 }
                 Seen::Hole { at } => {
-                    self.batch.read = at;
+                    self.own.batch.read = at;
                     let since = match self.hole {
                         Some((place, since)) if place == at => since,
                         _ => now,
@@ -221,67 +305,92 @@ impl Engine {
                     let Some(to) = given_up else { break };
                     self.hole = None;
                     for (at, fields, body) in rescued {
-                        self.take(desk, at, fields, body, true);
+                        self.take(desk, Source::Own, at, fields, body, true);
                     }
-                    self.batch.read = to;
+                    self.own.batch.read = to;
                 }
             }
         }
-        if self.batch.is_empty() && log.head() != self.batch.read {
-            self.settle(desk);
+        if self.own.batch.is_empty() && log.head() != self.own.batch.read {
+            self.settle_own(desk);
         }
     }
 
-    /// Take one record into the batch. `false`: it does not fit; the batch is full. With `anyway` it is
+    /// Take one record into its lane's batch. `false`: it does not fit; the batch is full. With `anyway` it is
     /// taken whatever the limits say: it will not be found in the log again.
-    fn take(&mut self, desk: &Desk<'_>, at: Position, fields: Fields, body: &[u8], anyway: bool) -> bool {
+    fn take(
+        &mut self,
+        desk: &Desk<'_>,
+        source: Source,
+        at: Position,
+        fields: Fields,
+        body: &[u8],
+        anyway: bool,
+    ) -> bool {
         let id = record::event_id(fields.time_ns, fields.nonce, fields.position);
         let stamp = Stamp { id: &id, time_ns: fields.time_ns };
-        let before = self.batch.body_len(0);
-        let start = self.batch.text().len();
-        if let Err(why) = self.format.event(self.batch.text(), body, &stamp) {
-            self.batch.take_back(start);
-            self.count_read(desk, body);
+        let lane = if source == Source::Own { &mut self.own } else { &mut self.orphaned };
+        let before = lane.batch.body_len(0);
+        let start = lane.batch.text().len();
+        if let Err(why) = self.format.event(lane.batch.text(), body, &stamp) {
+            lane.batch.take_back(start);
+            self.count_read(desk, source, body);
             add(&desk.counters.invalid, 1);
             say(Level::Warn, Reason::Invalid, &format!("an event was dropped: {}", why.0));
+            if let Some(file) = &self.settings.dead_letter {
+                file.invalid(&self.settings.name, why.0, body);
+            }
             return true;
         }
-        let extra = self.batch.text().len() - start;
-        let with_it = before + extra + if self.batch.is_empty() { 0 } else { self.format.between().len() };
+        let extra = lane.batch.text().len() - start;
+        let with_it = before + extra + if lane.batch.is_empty() { 0 } else { self.format.between().len() };
         let limit = self.settings.max_bytes.min(self.format.max_body());
-        if with_it > limit && !self.batch.is_empty() && !anyway {
-            self.batch.take_back(start);
-            self.full = true;
+        if with_it > limit && !lane.batch.is_empty() && !anyway {
+            lane.batch.take_back(start);
+            lane.full = true;
             return false;
         }
-        self.batch.push(at, fields.time_ns, id, start);
-        self.count_read(desk, body);
-        self.full = self.batch.len() >= self.settings.max_events;
+        lane.batch.push(at, fields.time_ns, id, start);
+        lane.full = lane.batch.len() >= self.settings.max_events;
+        self.count_read(desk, source, body);
         true
     }
 
-    fn count_read(&mut self, desk: &Desk<'_>, body: &[u8]) {
-        self.seen += 1;
+    fn count_read(&mut self, desk: &Desk<'_>, source: Source, body: &[u8]) {
+        match source {
+            Source::Own => self.seen += 1,
+            Source::Orphans => add(&desk.counters.recovered, 1),
+        }
         add(&desk.counters.bytes_in, body.len());
     }
 
-    /// Move the head over what is final, and start a new batch when all is.
+    /// Move the lane's head over what is final, and start a new batch when all is.
     fn settle(&mut self, desk: &Desk<'_>) {
-        let to = self.batch.settled_to();
+        if self.current == Source::Own {
+            return self.settle_own(desk);
+        }
+        let to = self.orphaned.batch.settled_to();
+        if let Some(orphans) = self.orphans.as_mut().filter(|orphans| orphans.head() != to) {
+            orphans.settle(to);
+        }
+        if to == self.orphaned.batch.read {
+            self.orphaned.clear();
+        }
+        desk.words.tell();
+    }
+
+    pub(super) fn settle_own(&mut self, desk: &Desk<'_>) {
+        let to = self.own.batch.settled_to();
         if to != desk.log.head() {
             let keep = self.is_busy(desk);
-            let (len, before) = (desk.log.segment_len, split(desk.log.head()).0);
-            desk.log.settle(to, |slot, tainted| memory::blank(slot, len, tainted, keep));
+            let before = split(desk.log.head()).0;
+            desk.backing.settle(&desk.log, to, keep);
             if split(to).0 != before {
                 self.last_blanked = Some(Instant::now());
             }
         }
-        if to == self.batch.read {
-            self.batch.clear();
-            self.due = None;
-            self.full = false;
-            self.trying_again = false;
-            self.refusals = 0;
+        if to == self.own.batch.read {
+            self.own.clear();
         }
         desk.words.tell();
     }
@@ -293,188 +402,4 @@ impl Engine {
         let soon = self.last_blanked.is_some_and(|at| at.elapsed() < BUSY);
         (used > 2 || soon) && of as usize == desk.log.slots.len()
     }
-
-    /// Send the next group of the batch once, and act on what comes back.
-    fn attempt(&mut self, desk: &Desk<'_>, cap: Option<Instant>) {
-        let now_ns = clock::wall_precise_ns();
-        self.expire(desk, now_ns);
-        let group = self.batch.next_group();
-        if group.is_empty() {
-            return;
-        }
-        if self.settings.panic {
-            #[allow(clippy::panic, reason = "the test switch that proves a panic stays inside")]
-            {
-                panic!("TELEMETRY_TEST_PANIC=sender");
-            }
-        }
-        let mut body = Vec::with_capacity(self.batch.body_len(0));
-        self.batch.body(&*self.format, &group, now_ns, &mut body);
-        let gzip = self.settings.gzip && !self.plain && body.len() > GZIP_ABOVE;
-        if gzip {
-            body = compress(&body);
-        }
-        let counter = if self.trying_again { &desk.counters.retries } else { &desk.counters.batches };
-        add(counter, 1);
-        add(&desk.counters.bytes_out, body.len());
-        let outcome = self.send(desk, &group, &body, gzip, cap);
-        match outcome {
-            Ok(response) => self.answered(desk, &group, &response, gzip),
-            Err(error) => self.failed(desk, &error),
-        }
-    }
-
-    fn send(
-        &mut self,
-        desk: &Desk<'_>,
-        group: &[usize],
-        body: &[u8],
-        gzip: bool,
-        cap: Option<Instant>,
-    ) -> Result<Response, TransportError> {
-        let first = self.batch.item(group.first().copied().unwrap_or(0));
-        let mut headers = self.settings.headers.clone();
-        // The same on every attempt of the same events.
-        let key = format!("{}-{}", String::from_utf8_lossy(&first.id), group.len());
-        headers.push(("Idempotency-Key".into(), key));
-        let deadline = Instant::now() + self.settings.timeout;
-        desk.words.busy_since.store(clock::monotonic_ms(), Ordering::SeqCst);
-        let outcome = self.sink.send(&Request {
-            body,
-            content_type: self.format.content_type(),
-            content_encoding: gzip.then_some("gzip"),
-            headers: &headers,
-            deadline: cap.map_or(deadline, |c| deadline.min(c)),
-        });
-        desk.words.busy_since.store(0, Ordering::SeqCst);
-        outcome
-    }
-
-    fn expire(&mut self, desk: &Desk<'_>, now_ns: u64) {
-        let limit = self.settings.max_event_age.as_nanos() as u64;
-        for i in 0..self.batch.len() {
-            let item = self.batch.item(i);
-            if item.fate.is_none() && now_ns.saturating_sub(item.time_ns) > limit {
-                self.batch.decide(i, Fate::Rejected);
-                add(&desk.counters.expired, 1);
-                say(Level::Warn, Reason::Expired, "events older than retry.max_age_s were given up");
-            }
-        }
-    }
-
-    fn answered(&mut self, desk: &Desk<'_>, group: &[usize], response: &Response, gzip: bool) {
-        desk.words.down.store(0, Ordering::Relaxed);
-        let answer = Answer { status: response.status, body: &response.body, truncated: response.truncated };
-        let verdict = self.format.judge(&answer, group.len());
-        if !matches!(verdict, Verdict::Denied) {
-            desk.counters.circuit_open.store(0, Ordering::Relaxed);
-        }
-        match verdict {
-            Verdict::All(fate) => self.decide(desk, group, |_| fate, response),
-            Verdict::Each(fates) => {
-                self.decide(desk, group, |n| fates.get(n).copied().unwrap_or(Fate::Delivered), response);
-            }
-            Verdict::Unverified => {
-                add(&desk.counters.unverified, 1);
-                self.decide(desk, group, |_| Fate::Delivered, response);
-            }
-            Verdict::Bisect if group.len() > 1 && self.may_halve() => {
-                self.backoff.reset();
-                self.batch.halve(group);
-                self.trying_again = false;
-            }
-            Verdict::PlainPlease if gzip => {
-                self.backoff.reset();
-                self.plain = true;
-                self.trying_again = true;
-            }
-            Verdict::Bisect | Verdict::PlainPlease => {
-                self.decide(desk, group, |_| Fate::Rejected, response);
-            }
-            Verdict::Denied => {
-                desk.counters.circuit_open.store(1, Ordering::Relaxed);
-                self.trying_again = true;
-                self.backoff.denied(Instant::now());
-                let text = format!(
-                    "{} answered {}: check endpoint and credentials; events are kept and it is asked again \
-                     every {:?}",
-                    self.settings.name, response.status, self.settings.limits.max
-                );
-                say(Level::Error, Reason::Denied, &text);
-            }
-        }
-    }
-
-    /// A refused batch is halved to find the event that is refused; but a collector that refuses everything
-    /// is not asked about each event: after so many refusals without one acceptance the rest goes as a whole.
-    fn may_halve(&mut self) -> bool {
-        self.refusals += 1;
-        let n = self.batch.len();
-        self.refusals as usize <= (4 * (n.ilog2() as usize + 1)).max(n / 8)
-    }
-
-    fn decide(
-        &mut self,
-        desk: &Desk<'_>,
-        group: &[usize],
-        fate: impl Fn(usize) -> Fate,
-        response: &Response,
-    ) {
-        let (mut delivered, mut rejected, mut again) = (0, 0, 0);
-        for (n, &i) in group.iter().enumerate() {
-            match fate(n) {
-                Fate::Delivered => delivered += 1,
-                Fate::Rejected => rejected += 1,
-                Fate::Retry => {
-                    again += 1;
-                    continue;
-                }
-            }
-            self.batch.decide(i, fate(n));
-        }
-        add(&desk.counters.delivered, delivered);
-        add(&desk.counters.rejected, rejected);
-        if delivered > 0 {
-            self.refusals = 0;
-            let ms = clock::wall_precise_ns() / 1_000_000;
-            desk.counters.last_success_unix_ms.store(ms, Ordering::Relaxed);
-        }
-        if rejected > 0 {
-            let (name, status) = (&self.settings.name, response.status);
-            say(
-                Level::Warn,
-                Reason::Rejected,
-                &format!("{name} refused {rejected} event(s), status {status}"),
-            );
-        }
-        self.trying_again = again > 0;
-        if again == 0 {
-            self.backoff.reset();
-            return;
-        }
-        let asked = response.header("retry-after").and_then(|v| retry_after(v, SystemTime::now()));
-        self.backoff.failed(Instant::now(), asked);
-        let (name, status) = (&self.settings.name, response.status);
-        say(
-            Level::Warn,
-            Reason::Busy,
-            &format!("{name} answered {status}; {again} event(s) will be sent again"),
-        );
-    }
-
-    fn failed(&mut self, desk: &Desk<'_>, error: &TransportError) {
-        use TransportErrorKind::{Connect, Resolve, Tls};
-        let down = matches!(error.kind, Connect | Resolve | Tls);
-        desk.words.down.store(u32::from(down), Ordering::SeqCst);
-        self.trying_again = true;
-        self.backoff.failed(Instant::now(), None);
-        let text = format!("{}: {}; events are kept and sent again", self.settings.name, error.message);
-        say(Level::Warn, Reason::Transport, &text);
-    }
-}
-
-fn compress(body: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-    // Writing to a vector does not fail; were it to, an empty body is refused by the collector and nothing else.
-    encoder.write_all(body).and_then(|()| encoder.finish()).unwrap_or_default()
 }

@@ -12,10 +12,18 @@
 //! - What lives here lives in one process: a forked child never touches its parent's engine.
 
 #[cfg(not(loom))]
+mod attempt;
+#[cfg(not(loom))]
 pub mod batch;
+#[cfg(not(loom))]
+pub mod chores;
 pub mod counters;
 #[cfg(not(loom))]
+pub mod dead_letter;
+#[cfg(not(loom))]
 pub mod engine;
+#[cfg(not(loom))]
+pub mod lane;
 #[cfg(not(loom))]
 pub mod retry;
 #[cfg(not(loom))]

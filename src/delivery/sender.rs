@@ -8,8 +8,7 @@
 use super::engine::{Desk, Engine, Next};
 use super::words::{WISH_END, WISH_STOP, Words};
 use crate::platform::{futex, thread};
-use crate::queue::memory;
-use crate::queue::record::{Position, split};
+use crate::queue::record::Position;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -60,7 +59,7 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
     let mut last_work = Instant::now();
     let mut faulted = None;
     loop {
-        prefault(desk, &mut faulted);
+        desk.backing.prepare(&desk.log, &mut faulted);
         let wish = words.wish.load(Ordering::SeqCst);
         if wish & WISH_STOP != 0 {
             return End::Stop;
@@ -85,6 +84,7 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
                 at.saturating_duration_since(now)
             }
         };
+        let bound = engine.next_chore().map_or(bound, |at| bound.min(at.saturating_duration_since(now)));
         let (count, at) = engine.attention(&desk.log);
         let (read, held) = (engine.read(), engine.has_hole());
         words.sleep(&desk.log, (count, at), bound.max(Duration::from_micros(100)), || {
@@ -97,21 +97,9 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
     }
 }
 
-fn flush_words(words: &Words) -> (u64, u32) {
-    (words.flush_to.load(Ordering::SeqCst), words.flushes.load(Ordering::SeqCst))
-}
-
-/// Make the segment in use and the next one present, once for each new segment.
-fn prefault(desk: &Desk<'_>, faulted: &mut Option<u32>) {
-    let now = split(desk.log.tail()).0;
-    if *faulted != Some(now) {
-        let len = desk.log.segment_len;
-        if faulted.is_none() {
-            desk.log.tail_slot().inspect(|slot| memory::prefault(slot, len));
-        }
-        desk.log.next_slot().inspect(|slot| memory::prefault(slot, len));
-        *faulted = Some(now);
-    }
+fn flush_words(words: &Words) -> (u64, u32, u32) {
+    let wishes = words.rescue_asked.load(Ordering::SeqCst);
+    (words.flush_to.load(Ordering::SeqCst), words.flushes.load(Ordering::SeqCst), wishes)
 }
 
 /// The sender's life: step in, work, rest, resign; go on if something came meanwhile. `borrow` takes the
@@ -152,10 +140,9 @@ pub fn live(
     words.step_down(&desk.log);
 }
 
-/// Deliver on the caller's thread, as the consumer, until everything before `target` is settled or the
-/// deadline has come.
-pub fn deliver_here(engine: &mut Engine, desk: &Desk<'_>, target: Position, deadline: Instant) {
-    while desk.log.head() < target {
+/// Deliver on the caller's thread, as the consumer, until it is `done` or the deadline has come.
+pub fn deliver_here(engine: &mut Engine, desk: &Desk<'_>, done: impl Fn() -> bool, deadline: Instant) {
+    while !done() {
         let now = Instant::now();
         if now >= deadline {
             return;

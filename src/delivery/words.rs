@@ -51,6 +51,12 @@ pub struct Words {
     pub wanted: AtomicU32,
     /// Counts flush calls: a new one is worth an attempt before a back-off has run out.
     pub flushes: AtomicU32,
+    /// Counts attempts that failed below the answer.
+    pub failures: AtomicU32,
+    /// Counts those who wait until what others left in the spool is delivered.
+    pub rescue_asked: AtomicU32,
+    /// Up to which of them that has been done.
+    pub rescue_done: AtomicU32,
     /// 1: this process was made by a raw clone, where starting a thread may hang.
     pub raw: AtomicU32,
     /// When the current request began (`clock::monotonic_ms`); 0 when there is none.
@@ -77,6 +83,9 @@ impl Words {
             down: a(),
             wanted: a(),
             flushes: a(),
+            failures: a(),
+            rescue_asked: a(),
+            rescue_done: a(),
             raw: a(),
             busy_since: b(),
             flush_to: b(),
@@ -98,6 +107,9 @@ impl Words {
             &self.down,
             &self.wanted,
             &self.flushes,
+            &self.failures,
+            &self.rescue_asked,
+            &self.rescue_done,
             &self.raw,
         ] {
             w.store(0, Ordering::Relaxed);
@@ -183,6 +195,17 @@ impl Words {
             futex::wait(&self.progress, seen, bound);
         }
         self.waiters.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Ask that what others left in the spool be looked for and delivered; give the answer to
+    /// [`Words::is_rescued`].
+    pub fn ask_rescue(&self) -> u32 {
+        self.rescue_asked.fetch_add(1, Ordering::SeqCst).wrapping_add(1)
+    }
+
+    /// Whether that was done since it was asked.
+    pub fn is_rescued(&self, asked: u32) -> bool {
+        self.rescue_done.load(Ordering::SeqCst).wrapping_sub(asked) as i32 >= 0
     }
 
     /// Try to become the consumer.

@@ -85,9 +85,9 @@ pub struct telemetry_stats_t {
     pub queue_events: u64,
     /// Bytes of the queue they take, headers included.
     pub queue_bytes: u64,
-    /// Events adopted from a spool (0: this version has none).
+    /// Events of others read from the spool; in the sum as much as accepted ones.
     pub recovered: u64,
-    /// Events left in the spool (0: this version has none).
+    /// Own events that lay undelivered in the spool when this process shut the client or exited.
     pub left_in_spool: u64,
     /// Forks this process made through fork().
     pub forks: u64,
@@ -99,6 +99,12 @@ pub struct telemetry_stats_t {
     pub last_success_unix_ms: u64,
     /// Answers accepted whose body could not be read.
     pub unverified: u64,
+    /// Times a segment of the queue had to stay in memory, because no file could be had in the spool.
+    pub spool_failures: u64,
+    /// Records and files of the spool that could not be read.
+    pub corrupt: u64,
+    /// Events that made room for newer ones (`spool_evict`); they are in `expired` too.
+    pub evicted: u64,
 }
 
 /// Run `body`, catching panics; cancellation of the thread is held back meanwhile.
@@ -321,6 +327,9 @@ fn stats_of(s: Snapshot) -> telemetry_stats_t {
         circuit_open: s.circuit_open,
         last_success_unix_ms: s.last_success_unix_ms,
         unverified: s.unverified,
+        spool_failures: s.spool_failures,
+        corrupt: s.corrupt,
+        evicted: s.evicted,
     }
 }
 

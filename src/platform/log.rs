@@ -45,8 +45,12 @@ pub enum Reason {
     Internal,
     /// The process or the client ends with events undelivered.
     Lost,
+    /// The spool cannot be used, or something in it cannot be read.
+    Spool,
+    /// A refused event could not be written to its file.
+    DeadLetter,
 }
-const REASONS: usize = 10;
+const REASONS: usize = 12;
 const MINUTE_NS: u64 = 60_000_000_000;
 
 /// The host's logger: level, NUL-terminated text, the host's own pointer.

@@ -37,6 +37,18 @@ impl Mapping {
         Ok(Mapping { addr: p as usize, len })
     }
 
+    /// Reserve addresses only: whoever uses a part of them puts memory there first.
+    pub fn reserved(len: usize) -> io::Result<Mapping> {
+        let len = len.max(1).div_ceil(PAGE) * PAGE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing of ours.
+        let p = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
+        if p == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { addr: p as usize, len })
+    }
+
     /// First byte's address.
     pub fn addr(&self) -> usize {
         self.addr
@@ -55,17 +67,7 @@ impl Mapping {
     /// Ask that every forked child finds this memory blank. `false` if the kernel cannot, or cannot be
     /// believed.
     pub fn wipe_on_fork(&self) -> bool {
-        #[cfg(target_os = "linux")]
-        {
-            // SAFETY: advice on our own mapping; the first call is meant to be refused.
-            unsafe {
-                let p = self.addr as *mut libc::c_void;
-                libc::madvise(p, self.len, NO_SUCH_ADVICE) != 0
-                    && libc::madvise(p, self.len, libc::MADV_WIPEONFORK) == 0
-            }
-        }
-        #[cfg(not(target_os = "linux"))]
-        false
+        wipe_on_fork(self.addr, self.len)
     }
 
     /// Keep the mapping for the rest of the process's life and give its address.
@@ -81,6 +83,35 @@ impl Drop for Mapping {
         // SAFETY: it is ours, whole, and nobody uses it any more.
         unsafe { libc::munmap(self.addr as *mut libc::c_void, self.len) };
     }
+}
+
+/// Ask that every forked child finds `[addr, addr + len)`, private anonymous memory, blank. `false` if the kernel
+/// cannot, or cannot be believed.
+pub fn wipe_on_fork(addr: usize, len: usize) -> bool {
+    #[cfg(target_os = "linux")]
+    // SAFETY: advice, whose only effect is on children; the first call is meant to be refused.
+    unsafe {
+        let p = addr as *mut libc::c_void;
+        libc::madvise(p, len, NO_SUCH_ADVICE) != 0 && libc::madvise(p, len, libc::MADV_WIPEONFORK) == 0
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (addr, len);
+        false
+    }
+}
+
+/// Put blank private memory in place of whatever is mapped at `[addr, addr + len)`. Async-signal-safe.
+///
+/// # Safety
+/// The stretch must be page-aligned mappings of ours, whose content nobody in this process needs.
+pub unsafe fn cover(addr: usize, len: usize) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: the caller's promise.
+    let p = unsafe {
+        libc::mmap(addr as *mut libc::c_void, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+    };
+    p != libc::MAP_FAILED
 }
 
 /// Keeps the latest of several mappings of one length; those before are abandoned, not unmapped: a child must
@@ -101,6 +132,21 @@ impl Latest {
     pub fn keep(&self, mapping: Mapping) {
         if mapping.len == self.len {
             self.addr.store(mapping.leak(), Ordering::Release);
+        }
+    }
+
+    /// The latest one's address; 0 before there is one.
+    pub fn addr(&self) -> usize {
+        self.addr.load(Ordering::Acquire)
+    }
+
+    /// In a forked child: blank memory over the parent's, files mapped into it included, so that a stray
+    /// write reaches nothing of the parent's and the parent's files are not held. Async-signal-safe.
+    pub fn cover(&self) {
+        let addr = self.addr();
+        if addr != 0 {
+            // SAFETY: it was a leaked mapping of this length, and this process has not begun to use it.
+            unsafe { cover(addr, self.len) };
         }
     }
 }

@@ -8,7 +8,9 @@
 
 pub mod clock;
 pub mod entropy;
+pub mod files;
 pub mod futex;
+pub mod identity;
 pub mod island;
 pub mod log;
 pub mod mmap;
@@ -21,3 +23,4 @@ pub mod registry;
 pub mod sockets;
 pub mod sync;
 pub mod thread;
+pub mod tidlock;

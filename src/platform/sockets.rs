@@ -1,4 +1,4 @@
-//! The table of a client's socket descriptors.
+//! The table of a client's descriptors: its sockets, and in another one its spool's own files.
 //!
 //! Invariants:
 //! - It is one of the few mutable things outside the wiped page, so every field is an atomic and a child
@@ -8,10 +8,13 @@
 //! - A cut is not lost between two sockets: it stays until [`SocketTable::mend`], so a sender that was just
 //!   opening its next connection sees it too. Whoever notes a descriptor asks [`SocketTable::is_cut`] after.
 
+use super::files::identity;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, fence};
 
-/// Descriptors a client may hold at once.
+/// Sockets a client may hold at once.
 pub const SLOTS: usize = 8;
+/// Own files of a spool that a client may hold at once.
+pub const FILES: usize = 72;
 
 const FREE: i32 = -1;
 const TAKEN: i32 = -2;
@@ -23,41 +26,30 @@ struct Slot {
 }
 
 /// See the module's text.
-pub struct SocketTable {
-    slots: [Slot; SLOTS],
+pub struct SocketTable<const N: usize = SLOTS> {
+    slots: [Slot; N],
     cut: AtomicBool,
 }
+
+/// The own files' one: nothing of it is ever cut.
+pub type FileTable = SocketTable<FILES>;
 
 /// A descriptor's place in the table; give it back with [`SocketTable::forget`] before closing the descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(usize);
 
-fn identity(fd: i32) -> Option<(u64, u64)> {
-    let mut st = std::mem::MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: `st` is a valid place for one `struct stat`; fstat reports a bad descriptor as an error.
-    let r = unsafe { libc::fstat(fd, st.as_mut_ptr()) };
-    if r != 0 {
-        return None;
-    }
-    // SAFETY: fstat succeeded and filled it in (and it was zeroed before).
-    let st = unsafe { st.assume_init() };
-    // The types differ between systems.
-    #[allow(clippy::unnecessary_cast)]
-    Some((st.st_dev as u64, st.st_ino as u64))
-}
-
-impl Default for SocketTable {
+impl<const N: usize> Default for SocketTable<N> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl SocketTable {
+impl<const N: usize> SocketTable<N> {
     /// An empty table.
     pub const fn new() -> Self {
         SocketTable {
             slots: [const { Slot { fd: AtomicI32::new(FREE), dev: AtomicU64::new(0), ino: AtomicU64::new(0) } };
-                SLOTS],
+                N],
             cut: AtomicBool::new(false),
         }
     }
@@ -151,7 +143,7 @@ mod tests {
     #[test]
     fn a_reused_number_is_left_alone() {
         let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
-        let t = SocketTable::new();
+        let t: SocketTable = SocketTable::new();
         let fd = a.as_raw_fd();
         let ticket = t.note(fd).unwrap();
         assert!(t.still_ours(ticket));
@@ -168,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_cut_stays_until_it_is_mended() {
-        let t = SocketTable::new();
+        let t: SocketTable = SocketTable::new();
         assert!(!t.is_cut());
         t.cut();
         assert!(t.is_cut());
@@ -179,7 +171,7 @@ mod tests {
     #[test]
     fn an_inherited_socket_is_closed_once() {
         let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
-        let t = SocketTable::new();
+        let t: SocketTable = SocketTable::new();
         let fd = a.into_raw_fd();
         t.note(fd).unwrap();
         t.close_inherited();

@@ -8,7 +8,7 @@
 //!   nobody reads, and the generation check after the commit sends the event through the new world.
 
 use super::record::{self, Position, Word, footprint, position, split};
-use super::segment::{Fields, SEGMENT_HEADER, Slot};
+use super::segment::{Fields, SEGMENT_HEADER, Segment, Slot};
 use crate::platform::sync::{AtomicU64, Ordering, Site, at as order, fence_after_rmw, full_fence};
 
 /// How many ranges the consumer has given up on it remembers; more it does not give up on before the oldest
@@ -24,7 +24,7 @@ crate::blank_struct! {
 /// and what only the consumer writes are a cache line apart.
 #[repr(align(64))]
 pub struct Cursors {
-    tail: AtomicU64,
+    pub(super) tail: AtomicU64,
     accepted: AtomicU64,
     producers_pad: [AtomicU64; 6],
     /// Producers whose count reaches this, or whose place is outside the `attention_span` bytes behind
@@ -37,9 +37,9 @@ pub struct Cursors {
     wake_count: AtomicU64,
     wake_at: AtomicU64,
     attention_pad: [AtomicU64; 3],
-    head: AtomicU64,
+    pub(super) head: AtomicU64,
     /// The next number to be named in its slot; only the consumer's.
-    offer: AtomicU64,
+    pub(super) offer: AtomicU64,
     given_up: AtomicU64,
     from: [AtomicU64; GIVEN_UP],
     to: [AtomicU64; GIVEN_UP],
@@ -74,9 +74,11 @@ impl Cursors {
 /// The bits of `accepted` that count.
 const COUNT: u64 = (1 << 44) - 1;
 /// A slot that is zeroed and waits for its number.
-const NOT_YET: u64 = u64::MAX;
-/// A slot whose memory could not be made blank.
-const TAINTED: u64 = u64::MAX - 1;
+pub(super) const NOT_YET: u64 = u64::MAX;
+/// A slot whose memory could not be made blank, or must not be used again.
+pub(super) const TAINTED: u64 = u64::MAX - 1;
+/// A slot that somebody is putting memory into.
+pub(super) const FILLING: u64 = u64::MAX - 2;
 
 /// A generation's log.
 #[derive(Clone, Copy)]
@@ -91,6 +93,8 @@ pub struct Log<'a> {
     pub segment_len: u32,
     /// The generation.
     pub nonce: u64,
+    /// Records carry a check, for whoever finds them in a file.
+    pub checked: bool,
 }
 
 /// A committed event.
@@ -145,7 +149,7 @@ impl<'a> Log<'a> {
     /// The first segment's number is taken from the nonce, so that a tail read in one generation is never
     /// mistaken for one of the next.
     pub fn start(&self) {
-        let first = (self.nonce >> 32) as u32 & 0x3fff_ffff;
+        let first = self.first();
         for number in first..first + self.slots.len() as u32 {
             let ready = number - first < self.segments;
             if let Some(slot) = self.slot(number) {
@@ -168,6 +172,22 @@ impl<'a> Log<'a> {
         ] {
             word.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// Start an empty log whose slots have no memory yet: as one whose segments before the first are settled
+    /// and full. Producers find it full until [`Log::supply`] has given them a segment.
+    pub fn start_unsupplied(&self) {
+        self.start();
+        self.slots.iter().for_each(|slot| slot.clean.store(NOT_YET, Ordering::Relaxed));
+        let c = self.cursors;
+        let begin = position(self.first() - 1, self.segment_len);
+        for (word, value) in [(&c.offer, u64::from(self.first())), (&c.head, begin), (&c.tail, begin)] {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn first(&self) -> u32 {
+        ((self.nonce >> 32) as u32 & 0x3fff_ffff).max(1)
     }
 
     /// The upper bits of `accepted`: other ones in each generation, and never all zero.
@@ -209,16 +229,15 @@ impl<'a> Log<'a> {
                     break (tail, segment);
                 }
             } else if self.rotate(tail)? && offset < self.segment_len {
-                let rest = (self.segment_len - offset) as usize;
-                let word = record::pad(record::tag(self.nonce, tail), rest);
-                segment.word(offset).store(word, Ordering::Release);
+                self.pad(tail, segment);
             }
         };
         let offset = split(at).1;
         let tag = record::tag(self.nonce, at);
         let cell = segment.word(offset);
         cell.store(record::reserved(tag, body.len()), Ordering::Relaxed);
-        segment.write(offset, Fields { crc: 0, kind, time_ns, nonce: self.nonce, position: at }, body);
+        let crc = self.check(kind, time_ns, at, body);
+        segment.write(offset, Fields { crc, kind, time_ns, nonce: self.nonce, position: at }, body);
         let word = record::committed(tag, body.len());
         cell.store(word, order(Site::Commit, Ordering::Release));
         let before = self.cursors.accepted.fetch_add(1, Ordering::Relaxed);
@@ -236,6 +255,23 @@ impl<'a> Log<'a> {
             || at.wrapping_sub(c.attention_low.load(Ordering::Acquire))
                 >= c.attention_span.load(Ordering::Acquire);
         Ok(Appended { attention, at, cell })
+    }
+
+    #[inline(always)]
+    fn check(&self, kind: u16, time_ns: u64, at: Position, body: &[u8]) -> u32 {
+        #[cfg(not(loom))]
+        if self.checked {
+            return record::crc(kind, time_ns, self.nonce, at, body);
+        }
+        let _ = (kind, time_ns, at, body);
+        0
+    }
+
+    /// Mark the rest of a segment as unused, from `tail` on, which the caller has just moved away.
+    pub(super) fn pad(&self, tail: Position, segment: Segment<'a>) {
+        let offset = split(tail).1;
+        let word = record::pad(record::tag(self.nonce, tail), (self.segment_len - offset) as usize);
+        segment.word(offset).store(word, Ordering::Release);
     }
 
     #[inline(always)]
@@ -326,6 +362,11 @@ impl<'a> Log<'a> {
     /// The tail's own slot.
     pub fn tail_slot(&self) -> Option<&'a Slot> {
         self.slot(split(self.tail()).0)
+    }
+
+    /// The slot of a number, whatever is in it.
+    pub fn slot_of(&self, number: u32) -> Option<&'a Slot> {
+        self.slot(number)
     }
 
     /// A place `bytes` of log ahead of `from`.
@@ -448,7 +489,7 @@ impl<'a> Log<'a> {
     }
 
     /// Where the hole at `at` ends: its own length if it is known, else the next word that bears a tag.
-    fn past_hole(&self, at: Position) -> Position {
+    pub(super) fn past_hole(&self, at: Position) -> Position {
         let (number, offset) = split(at);
         let (tail_number, tail_offset) = split(self.tail());
         let end = if tail_number == number { tail_offset.min(self.segment_len) } else { self.segment_len };
@@ -503,7 +544,7 @@ impl<'a> Log<'a> {
         self.cursors.offer.store(u64::from(next), Ordering::Relaxed);
     }
 
-    fn given_up_between(&self, start: Position, end: Position) -> bool {
+    pub(super) fn given_up_between(&self, start: Position, end: Position) -> bool {
         let c = self.cursors;
         c.given_up.load(Ordering::Relaxed) != 0
             && (0..GIVEN_UP)

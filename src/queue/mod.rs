@@ -25,8 +25,14 @@
 //!
 //! Modelled with loom in `tests/loom.rs`.
 
+#[cfg(not(loom))]
+pub mod backing;
 pub mod log;
 #[cfg(not(loom))]
 pub mod memory;
 pub mod record;
 pub mod segment;
+#[cfg(not(loom))]
+pub mod spool;
+#[cfg(not(loom))]
+pub mod supply;

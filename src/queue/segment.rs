@@ -75,6 +75,16 @@ impl Slot {
         self.addr.store(addr as u64, Ordering::Release);
     }
 
+    /// Take the memory out of the slot; it stays mapped.
+    pub fn clear(&self) {
+        self.addr.store(0, Ordering::Release);
+    }
+
+    /// Whether there is memory in the slot.
+    pub fn has_memory(&self) -> bool {
+        self.addr.load(Ordering::Acquire) != 0
+    }
+
     /// The memory now in the slot.
     #[inline(always)]
     pub fn segment(&self) -> Segment<'_> {

@@ -66,19 +66,25 @@ impl FileSink {
         if !regular {
             return write_slowly(&file, &[body, end].concat(), request.deadline);
         }
-        let written = write_once(&file, &[body, end])?;
-        let glued = text && written > 0 && is_glued(&file, written);
-        let again = rest(body, end, written, text, glued);
-        if again.is_empty() {
-            return Ok(());
-        }
-        let n = write_once(&file, &[&again])?;
-        if n < again.len() {
-            let _ = write_once(&file, &[b"\n"]);
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
+        append_whole(&file, body, end, text)
     }
+}
+
+/// Append `body` and `end` to a regular file that was opened with `O_APPEND` (and to be read, if possible), as
+/// the module's text says. Without `text` they are bytes without lines.
+pub fn append_whole(file: &File, body: &[u8], end: &[u8], text: bool) -> io::Result<()> {
+    let written = write_once(file, &[body, end])?;
+    let glued = text && written > 0 && is_glued(file, written);
+    let again = rest(body, end, written, text, glued);
+    if again.is_empty() {
+        return Ok(());
+    }
+    let n = write_once(file, &[&again])?;
+    if n < again.len() {
+        let _ = write_once(file, &[b"\n"]);
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
 }
 
 impl Sink for FileSink {

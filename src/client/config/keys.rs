@@ -165,7 +165,7 @@ pub const KEYS: &[Key] = &[
         "name",
         "the endpoint, without credentials",
         "1 to 64 of A-Z a-z 0-9 . _ - and no dot first",
-        "Name of the client in logs.",
+        "Name of the client in logs, and the beginning of its directory's name below `spool_dir`.",
     ),
     later("context"),
     choice("compression", "gzip", &["none", "gzip"], &["zstd"], "How bodies are compressed."),
@@ -195,14 +195,15 @@ pub const KEYS: &[Key] = &[
         "16777216",
         (2 * MIN_SEGMENT, 1 << 36),
         "at least two segments",
-        "Memory for waiting events.",
+        "Memory for waiting events; with `spool_dir` it is used while the disk is not usable.",
     ),
     integer(
         "segment_bytes",
         "1048576",
         (MIN_SEGMENT, MAX_SEGMENT),
         "a multiple of 4096",
-        "Piece in which the queue is used. When absent it shrinks until two fit into `queue_bytes`.",
+        "Piece in which the queue is used. When absent it shrinks until two fit into `queue_bytes`, and with \
+         `spool_dir` also into `spool_max_bytes`.",
     ),
     integer(
         "max_event_bytes",
@@ -232,14 +233,53 @@ pub const KEYS: &[Key] = &[
         "86400",
         (1, 31_536_000),
         "",
-        "An event older than this is given up and counted as expired.",
+        "An event older than this is given up and counted as expired. With `spool_dir` it is \
+         `spool_max_age_s` when absent, and the smaller of the two when set.",
     ),
-    later("spool_dir"),
-    later("spool_max_bytes"),
-    later("spool_max_age_s"),
-    later("spool_evict"),
-    later("sync"),
-    later("dead_letter"),
+    text(
+        "spool_dir",
+        "-",
+        FILE,
+        "Directory for waiting events. With it they outlive their process: a sibling or the next start delivers \
+         them. Each combination of endpoint, format and credentials gets a directory of its own in it.",
+    ),
+    integer(
+        "spool_max_bytes",
+        "268435456",
+        (2 * MIN_SEGMENT, 1 << 36),
+        "at least two segments",
+        "Disk for waiting events. Needs `spool_dir`.",
+    ),
+    integer(
+        "spool_max_age_s",
+        "604800",
+        (1, 31_536_000),
+        "",
+        "How long an event may wait in the spool, see `retry.max_age_s`. Needs `spool_dir`.",
+    ),
+    choice(
+        "spool_evict",
+        "none",
+        &["none", "oldest"],
+        &[],
+        "What makes room in a full spool: nothing (`enqueue` then does what `on_full` says), or the oldest events \
+         are given up and counted as expired. Needs `spool_dir`.",
+    ),
+    choice(
+        "sync",
+        "none",
+        &["none", "interval", "batch"],
+        &[],
+        "When the spool is forced to disk, against a loss of power: when the kernel likes, at intervals, or with \
+         each batch; never within `enqueue`. Needs `spool_dir`.",
+    ),
+    text(
+        "dead_letter",
+        "-",
+        "a path, not of a directory",
+        "NDJSON file to which refused and invalid events are appended, with the reason. It is created for its \
+         owner alone if it is missing, its directory is not.",
+    ),
     integer("exit_timeout_ms", "1000", (0, 600_000), "", "Flush at exit, all clients together; 0 is none."),
     integer("idle_ms", "10000", (1, DAY_MS), "", "The sender ends after so long without work."),
     choice(
@@ -446,7 +486,9 @@ mod tests {
         }
         assert!(table.contains("| `timeout_ms` | `10000` | an integer from 1 to 3600000 | One request"));
         assert!(table.contains("| `api_key` | - | "));
-        assert!(table.contains("`spool_dir`") && table.contains("as `compression` `zstd`"));
+        assert!(
+            table.contains("the keys `encoding`, `context`") && table.contains("as `compression` `zstd`")
+        );
         for row in table.lines().filter(|line| line.starts_with('|')) {
             assert_eq!(row.matches('|').count(), 5, "{row}");
         }

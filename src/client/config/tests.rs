@@ -52,6 +52,8 @@ fn defaults() {
         on_full: OnFull::Drop,
         block_timeout_ms: 100,
         retry: Retry { initial_ms: 250, max_ms: 30_000, max_age_s: 86_400 },
+        spool: None,
+        dead_letter: None,
         exit_timeout_ms: 1000,
         idle_ms: 10_000,
         clock: Clock::Precise,
@@ -79,7 +81,8 @@ fn everything_at_once() {
         "name":"web-1.a","compression":"none","timeout_ms":5,"tls":{"ca_file":"ca","cert_file":"/c","key_file":"k"},
         "proxy":"http://p:1","resolver":"system","batch":{"max_events":2,"max_bytes":2048,"max_age_ms":3},
         "queue_bytes":300000,"segment_bytes":69632,"max_event_bytes":9,"on_full":"block","block_timeout_ms":0,
-        "retry":{"initial_ms":4,"max_ms":4,"max_age_s":5},"exit_timeout_ms":0,"idle_ms":6,"clock":"coarse","disabled":true}"#,
+        "retry":{"initial_ms":4,"max_ms":4,"max_age_s":5},"spool_dir":"s",
+        "spool_max_bytes":200000,"spool_max_age_s":7,"spool_evict":"oldest","sync":"interval","dead_letter":"d","exit_timeout_ms":0,"idle_ms":6,"clock":"coarse","disabled":true}"#,
     );
     let expected = Config {
         endpoint: Endpoint::parse("https://h:1/p").unwrap(),
@@ -105,6 +108,14 @@ fn everything_at_once() {
         on_full: OnFull::Block,
         block_timeout_ms: 0,
         retry: Retry { initial_ms: 4, max_ms: 4, max_age_s: 5 },
+        spool: Some(Spool {
+            dir: "s".into(),
+            max_bytes: 200_000,
+            max_age_s: 7,
+            evict: Evict::Oldest,
+            sync: Sync::Interval,
+        }),
+        dead_letter: Some("d".into()),
         exit_timeout_ms: 0,
         idle_ms: 6,
         clock: Clock::Coarse,
@@ -171,19 +182,7 @@ fn unknown_keys_name_the_nearest() {
 #[test]
 fn later_versions_are_refused_by_name() {
     let version = format!("is not supported by this version ({})", env!("CARGO_PKG_VERSION"));
-    for key in [
-        "spool_dir",
-        "spool_max_bytes",
-        "spool_max_age_s",
-        "spool_evict",
-        "sync",
-        "dead_letter",
-        "redact",
-        "sample",
-        "context",
-        "media_max_bytes",
-        "encoding",
-    ] {
+    for key in ["redact", "sample", "context", "media_max_bytes", "encoding"] {
         for value in ["\"x\"", "1", "{}", "false"] {
             bad(&nested(key, value), &[], &[&format!("{key} {version}")]);
         }
@@ -277,12 +276,11 @@ fn words() {
         assert_eq!(good(&json).format, kind);
     }
     // Each word of the table means something of its own.
+    let env = [("TELEMETRY_API_KEY", "k"), ("TELEMETRY_SPOOL_DIR", "s")];
     for key in KEYS {
         let Kind::Choice { now, .. } = key.kind else { continue };
-        let configs: Vec<_> = now
-            .iter()
-            .map(|w| parse_env(&nested(key.name, &format!("{w:?}")), &[("TELEMETRY_API_KEY", "k")]).unwrap())
-            .collect();
+        let configs: Vec<_> =
+            now.iter().map(|w| parse_env(&nested(key.name, &format!("{w:?}")), &env).unwrap()).collect();
         for (at, config) in configs.iter().enumerate() {
             assert!(!configs[..at].contains(config), "{} {}", key.name, now[at]);
         }

@@ -202,6 +202,14 @@ impl<'a> Values<'a> {
         Ok(Some(given.with(text)))
     }
 
+    /// A path, neither empty nor with a NUL in it.
+    pub fn path(&self, name: &str) -> Result<Option<Given<String>>, ConfigError> {
+        match self.text(name)? {
+            Some(given) if given.value.contains('\0') => Err(given.refuse("a path has no NUL")),
+            given => Ok(given),
+        }
+    }
+
     /// One of the words of its key.
     pub fn choice(&self, name: &str) -> Result<&'static str, ConfigError> {
         let given = self.typed(name)?;

@@ -1,0 +1,131 @@
+//! What the standard library does not offer for files: record locks, space that is really there, sharing.
+//!
+//! Invariants:
+//! - A lock of [`lock`] belongs to the process: it is not inherited by forks, the kernel drops it at the
+//!   process's death, and, by POSIX, also when the process closes *any* descriptor of that file.
+//! - A stretch given by [`allocate`] is backed by the disk: writing to its mapping cannot fail for want of space.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Device and inode of an open descriptor: whether a number still is what it was.
+pub fn identity(fd: i32) -> Option<(u64, u64)> {
+    let mut st = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: `st` is a valid place for one `struct stat`; fstat reports a bad descriptor as an error.
+    if unsafe { libc::fstat(fd, st.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: fstat succeeded and filled it in (and it was zeroed before).
+    let st = unsafe { st.assume_init() };
+    // The types differ between systems.
+    #[allow(clippy::unnecessary_cast)]
+    Some((st.st_dev as u64, st.st_ino as u64))
+}
+
+/// Close a descriptor that the caller knows to be his.
+pub fn close(fd: i32) {
+    // SAFETY: a number that is not open is an error and nothing else.
+    unsafe { libc::close(fd) };
+}
+
+/// Take the record lock on the whole file, without waiting. `false`: another process has it.
+pub fn lock(fd: i32) -> io::Result<bool> {
+    // SAFETY: all-zero bytes are a value of `flock`: from 0, to the end, of no process.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = libc::F_WRLCK as libc::c_short;
+    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the descriptor is open and `whole` a valid lock description.
+    if unsafe { libc::fcntl(fd, libc::F_SETLK, &raw const whole) } == 0 {
+        return Ok(true);
+    }
+    let why = io::Error::last_os_error();
+    match why.raw_os_error() {
+        Some(libc::EACCES | libc::EAGAIN) => Ok(false),
+        _ => Err(why),
+    }
+}
+
+/// Make the file `len` bytes long, with the space for them set aside.
+pub fn allocate(file: &File, len: u64) -> io::Result<()> {
+    // Above this limit the kernel sends a signal that ends the host.
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) } == 0;
+    if known && limit.rlim_cur < len {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    #[cfg(target_os = "linux")]
+    loop {
+        // SAFETY: the descriptor is open.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len as libc::off_t) } {
+            0 => return Ok(()),
+            libc::EINTR => {}
+            code => return Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        use std::os::unix::fs::FileExt;
+        let zeros = [0u8; 65536];
+        let mut at = 0;
+        while at < len {
+            let n = zeros.len().min((len - at) as usize);
+            file.write_all_at(&zeros[..n], at)?;
+            at += n as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Map `len` bytes of the file, shared, in place of what is at `addr`.
+///
+/// # Safety
+/// `[addr, addr + len)` must be page-aligned mappings of ours that nobody else uses, and the file at least
+/// `len` bytes long for as long as the mapping is used.
+pub unsafe fn map_over(addr: usize, len: usize, file: &File) -> io::Result<()> {
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the caller's promise.
+    let p = unsafe { libc::mmap(addr as *mut libc::c_void, len, prot, flags, file.as_raw_fd(), 0) };
+    if p == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Bring a shared mapping's changes, and what is needed to find them, to the disk. Waits for it.
+pub fn sync(addr: usize, len: usize) -> io::Result<()> {
+    // SAFETY: changes no byte; an address that is not mapped is refused.
+    let r = unsafe { libc::msync(addr as *mut libc::c_void, len, libc::MS_SYNC) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::OpenOptions;
+
+    fn file(name: &str) -> (File, std::path::PathBuf) {
+        let path = std::path::PathBuf::from(format!("/tmp/libtelemetry-{}-{name}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        (file, path)
+    }
+
+    #[test]
+    fn space_is_set_aside_or_refused() {
+        use std::os::unix::fs::MetadataExt;
+        let (file, path) = file("allocate");
+        allocate(&file, 1 << 20).unwrap();
+        let meta = file.metadata().unwrap();
+        assert_eq!(meta.len(), 1 << 20);
+        assert!(meta.blocks() * 512 >= 1 << 20, "only {} blocks", meta.blocks());
+        assert!(allocate(&file, 1 << 60).is_err());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_not_in_the_way_of_its_own_process() {
+        let (a, path) = file("lock");
+        assert!(lock(a.as_raw_fd()).unwrap());
+        assert!(lock(a.as_raw_fd()).unwrap());
+        std::fs::remove_file(path).unwrap();
+    }
+}

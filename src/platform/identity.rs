@@ -1,0 +1,128 @@
+//! Which process somebody is: more than a process id, which the kernel gives to others.
+//!
+//! Invariants:
+//! - Two processes never share an [`Identity`]: a process id is unique in its namespace at any time, and whoever
+//!   gets it again starts later; the boot id tells apart what a restart makes equal. `image` changes with
+//!   `exec`, which keeps the rest.
+//! - What cannot be found out (no `/proc`) is 0 and proves nothing: [`Identity::is_dead`] says "dead" only
+//!   when that is certain.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// See the module's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The first half of the kernel's boot id; 0 if unknown.
+    pub boot: u64,
+    /// Inode of the process-id namespace; 0 if unknown.
+    pub pid_ns: u64,
+    /// Process id in that namespace.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot; 0 if unknown.
+    pub start: u64,
+    /// Random, of the program image: inherited by forks, new after `exec`.
+    pub image: u64,
+}
+
+static IMAGE: AtomicU64 = AtomicU64::new(0);
+
+impl Identity {
+    /// The calling process.
+    pub fn mine() -> Identity {
+        let pid = super::process::pid();
+        Identity {
+            boot: boot(),
+            pid_ns: fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino()),
+            pid,
+            start: stat_of("self").map_or(0, |now| now.start),
+            image: image(),
+        }
+    }
+
+    /// Whether that process certainly is no more, as far as `me` can tell. Another namespace's is not known.
+    pub fn is_dead(&self, me: &Identity) -> bool {
+        if self.boot != me.boot {
+            return self.boot != 0 && me.boot != 0;
+        }
+        if self.pid_ns != me.pid_ns {
+            return false;
+        }
+        if !super::process::exists(self.pid) {
+            return true;
+        }
+        match stat_of(&self.pid.to_string()) {
+            Some(now) => now.ended || (self.start != 0 && now.start != self.start),
+            None => false,
+        }
+    }
+
+    /// Whether `me` can look that process up at all: the same boot and namespace.
+    pub fn is_visible_to(&self, me: &Identity) -> bool {
+        self.boot == me.boot && self.pid_ns == me.pid_ns
+    }
+}
+
+fn image() -> u64 {
+    let fresh = super::entropy::random_u64() | 1;
+    match IMAGE.compare_exchange(0, fresh, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => fresh,
+        Err(known) => known,
+    }
+}
+
+fn boot() -> u64 {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+struct Stat {
+    start: u64,
+    /// Dead, and only not waited for yet.
+    ended: bool,
+}
+
+/// Fields 3, 20 and 22 of `/proc/<pid>/stat` (proc_pid_stat(5)); the name before them may hold anything but
+/// ends with the last parenthesis. A process whose first thread has ended is shown as a zombie while others run.
+fn stat_of(pid: &str) -> Option<Stat> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after = stat.iter().rposition(|b| *b == b')')? + 1;
+    let fields: Vec<&str> = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace().collect();
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    let ended = matches!(*fields.first()?, "Z" | "X") && threads <= 1;
+    Some(Stat { start: fields.get(19)?.parse().ok()?, ended })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_lives_and_its_number_alone_proves_nothing() {
+        let me = Identity::mine();
+        assert_eq!(me, Identity::mine());
+        assert!(me.boot != 0 && me.pid_ns != 0 && me.start != 0);
+        assert!(!me.is_dead(&me));
+        assert!(Identity { start: me.start - 1, ..me }.is_dead(&me), "the number belongs to another now");
+        assert!(Identity { boot: me.boot ^ 1, ..me }.is_dead(&me), "before the restart");
+        assert!(!Identity { pid_ns: me.pid_ns + 1, ..me }.is_dead(&me), "nobody here can tell");
+    }
+
+    #[test]
+    fn a_killed_child_is_dead_before_and_after_it_was_waited_for() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let me = Identity::mine();
+        let it = Identity { pid: child.id(), start: stat_of(&child.id().to_string()).unwrap().start, ..me };
+        assert!(!it.is_dead(&me));
+        child.kill().unwrap();
+        while !it.is_dead(&me) {
+            // A zombie: nobody has waited for it yet.
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(it.is_dead(&me));
+    }
+}

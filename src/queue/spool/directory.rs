@@ -1,0 +1,201 @@
+//! The directory of a spool: made, looked at before it is trusted, listed.
+//!
+//! Invariants:
+//! - Only a directory of our own user, closed to all others and reached through no symlink, is used; the one
+//!   above it belongs to us or to root and nobody else may rename in it.
+//! - Looked at anew by each process, with its own user: a server changes its user between open and fork.
+//! - Nothing here follows a symlink in the last component, and every descriptor is closed by `exec`.
+
+use super::names::{Name, Stem, parse};
+use crate::platform::identity::Identity;
+use crate::platform::process;
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Why a directory cannot be used.
+#[derive(Debug)]
+pub enum Problem {
+    /// It is not safe; the text says what it is and what is allowed.
+    Unsafe(String),
+    /// It is another user's, and we are root: whoever we become may be allowed.
+    Foreign(String),
+    /// The system says no; it may say yes later.
+    Unavailable(io::Error),
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Problem::Unsafe(why) | Problem::Foreign(why) => f.write_str(why),
+            Problem::Unavailable(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+/// A spool's directory, `<spool_dir>/<name>-<hash>`. Holds no descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    root: PathBuf,
+    path: PathBuf,
+}
+
+/// What is in it.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Own files and their holders.
+    pub owns: BTreeMap<Stem, Vec<Option<Identity>>>,
+    /// Segments, in order, with their sizes.
+    pub segments: BTreeMap<Stem, Vec<(u32, u64)>>,
+    /// Files that were set aside, and files with names of nobody's.
+    pub others: Vec<String>,
+}
+
+impl Directory {
+    /// `<root>/<leaf>`; nothing is looked at yet.
+    pub fn new(root: &Path, leaf: &str) -> Directory {
+        Directory { root: root.to_path_buf(), path: root.join(leaf) }
+    }
+
+    /// A spool's directory by its own path, for tools.
+    pub fn at(path: &Path) -> Directory {
+        Directory { root: path.to_path_buf(), path: path.to_path_buf() }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Look at what is there; what is not there yet is no problem.
+    pub fn check(&self) -> Result<(), Problem> {
+        for (path, leaf) in [(&self.root, self.root == self.path), (&self.path, true)] {
+            match fs::symlink_metadata(path) {
+                Ok(meta) => trust(path, &meta, leaf)?,
+                Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(why) => return Err(Problem::Unavailable(why)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Make it if it is not there, and look at it.
+    pub fn enter(&self) -> Result<(), Problem> {
+        self.check()?;
+        if !self.path.exists() {
+            let mut how = DirBuilder::new();
+            how.mode(0o700).recursive(true).create(&self.root).map_err(Problem::Unavailable)?;
+            match DirBuilder::new().mode(0o700).create(&self.path) {
+                Err(why) if why.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Problem::Unavailable(why));
+                }
+                _ => {}
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Make a new file, readable by us alone.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).create_new(true).mode(0o600);
+        how.custom_flags(libc::O_NOFOLLOW).open(self.file(name))
+    }
+
+    /// Open a file for reading and writing. Never waits, whatever kind of file somebody put there.
+    pub fn open(&self, name: &str) -> io::Result<File> {
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let file = how.open(self.file(name))?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(file)
+    }
+
+    /// Remove a file; one that is gone already is fine.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.file(name)) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+            _ => Ok(()),
+        }
+    }
+
+    /// Set a file aside.
+    pub fn quarantine(&self, name: &str) -> io::Result<()> {
+        fs::rename(self.file(name), self.file(&format!("{name}.bad")))
+    }
+
+    /// What is in it. One entry that cannot be read hides no other.
+    pub fn list(&self) -> io::Result<Listing> {
+        let mut found = Listing::default();
+        for entry in fs::read_dir(&self.path)? {
+            let Ok(entry) = entry else { continue };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            match parse(&name) {
+                Some(Name::Own(stem, holder)) => found.owns.entry(stem).or_default().push(holder),
+                Some(Name::Segment(stem, number)) => {
+                    let len = entry.metadata().map_or(0, |m| m.len());
+                    found.segments.entry(stem).or_default().push((number, len));
+                }
+                Some(Name::Bad) | None => found.others.push(name),
+            }
+        }
+        found.segments.values_mut().for_each(|numbers| numbers.sort_unstable());
+        found.others.sort_unstable();
+        Ok(found)
+    }
+
+    /// Remove files that were set aside longer than `age` ago.
+    pub fn tidy(&self, listing: &Listing, age: Duration) {
+        for name in listing.others.iter().filter(|name| name.ends_with(".bad")) {
+            let changed = fs::symlink_metadata(self.file(name)).and_then(|m| m.modified());
+            let old = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|d| d > age));
+            if old {
+                let _ = self.remove(name);
+            }
+        }
+    }
+
+    /// Bring the directory's own entries to the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+/// Whether this directory may be used: see the module's text.
+fn trust(path: &Path, meta: &Metadata, leaf: bool) -> Result<(), Problem> {
+    let shown = path.display();
+    let user = process::effective_uid();
+    let unsafe_because = |what: String| Err(Problem::Unsafe(format!("{shown} {what}")));
+    if meta.file_type().is_symlink() {
+        return unsafe_because("is a symlink; allowed: a directory itself".into());
+    }
+    if !meta.is_dir() {
+        return unsafe_because("is not a directory".into());
+    }
+    let mode = meta.mode() & 0o7777;
+    if !leaf && mode & 0o002 != 0 && mode & 0o1000 == 0 {
+        return unsafe_because(format!(
+            "is writable by everybody (mode {mode:04o}); allowed: not so, or with the sticky bit"
+        ));
+    }
+    let ours = meta.uid() == user || (!leaf && meta.uid() == 0);
+    if !ours {
+        let why = format!("{shown} belongs to user {}, and this process runs as user {user}", meta.uid());
+        return Err(if user == 0 { Problem::Foreign(why) } else { Problem::Unsafe(why) });
+    }
+    if leaf && mode & 0o077 != 0 {
+        return unsafe_because(format!("has mode {mode:04o}; allowed: 0700"));
+    }
+    Ok(())
+}

@@ -1,0 +1,338 @@
+//! Segments in files: the way a log with a spool gets them.
+//!
+//! Invariants:
+//! - A segment file is written by one generation as one segment, and unlinked when everything in it is
+//!   settled; it is never used again. So a stray write of a child, or of a producer that was given up on, lands in a
+//!   file nobody reads.
+//! - Its space is set aside before it is mapped: a full disk is an error here, and never a fault later.
+//! - Where no file can be had the segment is memory, as many as `queue_bytes` allows, and files are tried again
+//!   soon.
+//! - All segments lie in one stretch of addresses, known outside the wiped page: a child puts blank
+//!   memory over it. The words here are in the wiped page, so the child has no claim, no stem and no segment.
+
+use super::claim::Claim;
+use super::directory::{Directory, Problem};
+use super::header::{self, Header};
+use super::names::Stem;
+use crate::platform::identity::Identity;
+use crate::platform::log::{Level, Reason, say};
+use crate::platform::mmap::{self, Mapping};
+use crate::platform::parcel::Parcel;
+use crate::platform::sockets::FileTable;
+use crate::platform::tidlock::TidLock;
+use crate::platform::{clock, files};
+use crate::queue::log::{Log, Seen};
+use crate::queue::record::{Position, split};
+use crate::queue::segment::{SEGMENT_HEADER, Slot};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long a producer waits for another one that makes a segment.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How soon a file is tried again after one could not be made.
+const AGAIN_MS: u64 = 3000;
+
+/// What the client configured.
+pub struct Spec {
+    /// Where.
+    pub dir: Directory,
+    /// The format's name, for whoever finds the files.
+    pub format: [u8; 16],
+    /// How many segments may be memory.
+    pub memory_segments: u32,
+    /// The own files' descriptors, for children to close.
+    pub table: Arc<FileTable>,
+}
+
+crate::blank_struct! {
+    /// What this process knows of its spool; in the wiped page.
+    pub struct StoreWords {
+        /// Held by whoever makes a segment or looks after the claim.
+        lock: TidLock,
+        claim: Parcel<Claim>,
+        created_ms: AtomicU64,
+        boot: AtomicU64,
+        /// No file is tried before this (`clock::monotonic_ms`).
+        file_after: AtomicU64,
+        /// Segments that are memory.
+        in_memory: AtomicU64,
+        /// 1: no segment is made any more.
+        retired: AtomicU64,
+        /// Segments that orphans take of this directory's room.
+        taken: AtomicU64,
+        /// Times a segment could not be a file.
+        pub failures: AtomicU64,
+    }
+}
+
+/// See the module's text.
+#[derive(Clone, Copy)]
+pub struct Store<'a> {
+    /// What was configured.
+    pub spec: &'a Spec,
+    /// This process's words.
+    pub words: &'a StoreWords,
+    /// Where the slots' memory lies.
+    pub area: usize,
+}
+
+impl<'a> Store<'a> {
+    /// A generation begins: nothing is held.
+    pub fn reset(words: &StoreWords) {
+        words.lock.reset();
+        words.claim.abandon();
+        for w in
+            [&words.boot, &words.file_after, &words.in_memory, &words.retired, &words.taken, &words.failures]
+        {
+            w.store(0, Ordering::Relaxed);
+        }
+        words.created_ms.store(clock::wall_precise_ns() / 1_000_000, Ordering::Relaxed);
+    }
+
+    fn stem(&self, log: &Log<'_>) -> Stem {
+        Stem {
+            created_ms: self.words.created_ms.load(Ordering::Relaxed),
+            boot: self.words.boot.load(Ordering::Acquire),
+            nonce: log.nonce,
+        }
+    }
+
+    fn is_retired(&self) -> bool {
+        self.words.retired.load(Ordering::Acquire) != 0
+    }
+
+    // ---- giving segments ----
+
+    /// See that the segment behind the tail's is there. `false`: there is no room, or nothing can be made.
+    pub fn supply_next(&self, log: &Log<'_>) -> bool {
+        let next = split(log.tail()).0.wrapping_add(1);
+        if log.is_supplied(next) {
+            return true;
+        }
+        self.words.lock.with(PATIENCE, || log.is_supplied(next) || self.supply(log)).unwrap_or(false)
+    }
+
+    fn supply(&self, log: &Log<'_>) -> bool {
+        let room = log.segments.saturating_sub(self.words.taken.load(Ordering::Relaxed) as u32).max(2);
+        let Some(number) = log.wanted(room).filter(|_| !self.is_retired()) else { return false };
+        log.supply(number, |slot, tainted| {
+            let index = number as usize & (log.slots.len() - 1);
+            let mut addr = self.area + index * log.segment_len as usize;
+            if tainted {
+                let Ok(elsewhere) = Mapping::reserved(log.segment_len as usize) else { return false };
+                addr = elsewhere.leak();
+            }
+            self.fill_with_file(log, slot, number, addr) || self.fill_with_memory(log, slot, addr)
+        })
+    }
+
+    fn fill_with_file(&self, log: &Log<'_>, slot: &Slot, number: u32, addr: usize) -> bool {
+        if clock::monotonic_ms() < self.words.file_after.load(Ordering::Relaxed) {
+            return false;
+        }
+        match self.make_file(log, slot, number, addr) {
+            Ok(()) => true,
+            Err(why) => {
+                self.failed(&why);
+                false
+            }
+        }
+    }
+
+    fn failed(&self, why: &Problem) {
+        self.words.file_after.store(clock::monotonic_ms() + AGAIN_MS, Ordering::Relaxed);
+        self.warn(why);
+    }
+
+    fn warn(&self, why: &dyn std::fmt::Display) {
+        self.words.failures.fetch_add(1, Ordering::Relaxed);
+        let dir = self.spec.dir.path().display();
+        let text = format!(
+            "the spool {dir} cannot be used ({why}); events are kept in memory, where a kill loses them"
+        );
+        say(Level::Warn, Reason::Spool, &text);
+    }
+
+    fn make_file(&self, log: &Log<'_>, slot: &Slot, number: u32, addr: usize) -> Result<(), Problem> {
+        let owner = self.hold(log)?;
+        let (dir, name) = (&self.spec.dir, self.stem(log).segment(number));
+        let len = log.segment_len as usize;
+        let mapped = dir.create(&name).and_then(|file| {
+            files::allocate(&file, len as u64)?;
+            // SAFETY: the slot's place is reserved for it and settled; the file is `len` bytes long, and who may
+            // shorten it is only our own user.
+            unsafe { files::map_over(addr, len, &file) }
+        });
+        if let Err(why) = mapped {
+            let _ = dir.remove(&name);
+            return Err(Problem::Unavailable(why));
+        }
+        mmap::populate(addr, len);
+        // SAFETY: page-aligned, as long as a segment, zero but for what the next line writes; it stays mapped until it is
+        // settled, and covered by other memory afterwards.
+        unsafe { slot.fill(addr) };
+        let created_ms = clock::wall_coarse_ns() / 1_000_000;
+        let format = self.spec.format;
+        let header =
+            Header { segment_len: log.segment_len, owner, number, nonce: log.nonce, created_ms, format };
+        header.write(slot.segment());
+        Ok(())
+    }
+
+    /// Hold our stem: the own file is made with the first segment, and made anew should it be gone.
+    fn hold(&self, log: &Log<'_>) -> Result<Identity, Problem> {
+        self.spec.dir.enter()?;
+        let me = Identity::mine();
+        let claim = match self.words.claim.take() {
+            Some(mut claim) => {
+                let renewed = claim.renew(&self.spec.dir, &self.spec.table);
+                self.words.claim.put(claim);
+                return renewed.map(|()| me).map_err(Problem::Unavailable);
+            }
+            None => {
+                self.words.boot.store(me.boot, Ordering::Release);
+                Claim::create(&self.spec.dir, self.stem(log), &me, &self.spec.table)
+            }
+        };
+        self.words.claim.put(Box::new(claim.map_err(Problem::Unavailable)?));
+        Ok(me)
+    }
+
+    fn fill_with_memory(&self, log: &Log<'_>, slot: &Slot, addr: usize) -> bool {
+        if self.words.in_memory.load(Ordering::Relaxed) >= u64::from(self.spec.memory_segments) {
+            return false;
+        }
+        // SAFETY: the slot's place is reserved for it and settled.
+        let mapped = unsafe { mmap::cover(addr, log.segment_len as usize) };
+        if mapped {
+            mmap::wipe_on_fork(addr, log.segment_len as usize);
+            mmap::populate(addr, log.segment_len as usize);
+            self.words.in_memory.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: fresh zeroed pages that stay mapped.
+            unsafe { slot.fill(addr) };
+        }
+        mapped
+    }
+
+    // ---- taking them back ----
+
+    /// Everything before `to` is settled: remove the files before it, and note the place in its own.
+    pub fn settle(&self, log: &Log<'_>, to: Position) {
+        let (number, offset) = split(to);
+        if let Some(slot) = log.slot_of(number).filter(|slot| slot.has_memory())
+            && log.is_supplied(number)
+            && header::is_file(slot.segment())
+        {
+            header::settle(slot.segment(), log.nonce, number, offset.max(SEGMENT_HEADER));
+        }
+        log.release(to, |slot, number, tainted| self.free(log, slot, number, tainted));
+    }
+
+    fn free(&self, log: &Log<'_>, slot: &Slot, number: u32, tainted: bool) {
+        let segment = slot.segment();
+        if header::is_file(segment) {
+            // Should it not go away, nobody sends it again.
+            header::settle(segment, log.nonce, number, log.segment_len);
+            let _ = self.spec.dir.remove(&self.stem(log).segment(number));
+        } else {
+            self.words.in_memory.fetch_sub(1, Ordering::Relaxed);
+        }
+        slot.clear();
+        if !tainted {
+            // SAFETY: the consumer has passed the segment, no reservation in it is open, and nobody reads it.
+            unsafe { mmap::cover(segment.addr(), log.segment_len as usize) };
+        }
+    }
+
+    // ---- looking after it ----
+
+    /// See that our lock is held and our files are where they were; go back to files where it was memory.
+    pub fn look_after(&self, log: &Log<'_>) {
+        if self.is_retired() || log.accepted() == 0 {
+            return;
+        }
+        let mine = split(log.tail()).0;
+        let Some(slot) = log.slot_of(mine).filter(|slot| slot.has_memory()) else { return };
+        if header::is_file(slot.segment()) {
+            let there = self.spec.dir.file(&self.stem(log).segment(mine)).symlink_metadata().is_ok();
+            let held = self.words.lock.with(PATIENCE, || self.hold(log)).unwrap_or(Ok(Identity::mine()));
+            if let Err(why) = &held {
+                self.failed(why);
+            }
+            if there || held.is_err() {
+                return;
+            }
+            self.warn(&"its files were removed while in use");
+        }
+        // What is in use is not on the disk. If the next segment can be, go there.
+        if clock::monotonic_ms() >= self.words.file_after.load(Ordering::Relaxed) && self.supply_next(log) {
+            log.skip_rest();
+        }
+    }
+
+    /// How much of the room orphans take, in bytes.
+    pub fn set_orphans(&self, log: &Log<'_>, bytes: u64) {
+        self.words.taken.store(bytes / u64::from(log.segment_len), Ordering::Relaxed);
+    }
+
+    /// Bring everything from segment `from` on to the disk. Gives the segment to begin with the next time.
+    pub fn sync(&self, log: &Log<'_>, from: u32) -> io::Result<u32> {
+        let (head, tail) = (split(log.head()).0, split(log.tail()).0);
+        for number in from.max(head)..=tail {
+            let slot = log.slot_of(number).filter(|slot| slot.has_memory() && log.is_supplied(number));
+            if let Some(slot) = slot.filter(|slot| header::is_file(slot.segment())) {
+                files::sync(slot.segment().addr(), log.segment_len as usize)?;
+            }
+        }
+        if tail >= from {
+            self.spec.dir.sync()?;
+        }
+        Ok(tail)
+    }
+
+    /// Events in files that are not settled.
+    pub fn left(&self, log: &Log<'_>) -> u64 {
+        let mut left = 0;
+        let mut at = log.head();
+        loop {
+            match log.look(at) {
+                Seen::Record { at: place, next, .. } => {
+                    let slot = log.slot_of(split(place).0);
+                    left += u64::from(slot.is_some_and(|slot| header::is_file(slot.segment())));
+                    at = next;
+                }
+                Seen::Hole { at: hole } => at = log.past_hole(hole),
+                Seen::Empty { .. } => return left,
+            }
+        }
+    }
+
+    /// Nothing more will be taken: remove the files if everything is settled, else leave them to whoever comes.
+    /// `true`: they were removed.
+    pub fn retire(&self, log: &Log<'_>, leave: bool) -> bool {
+        let body = || {
+            let empty = log.close();
+            if empty || leave {
+                self.words.retired.store(1, Ordering::Release);
+            }
+            let (dir, table) = (&self.spec.dir, &self.spec.table);
+            match self.words.claim.take() {
+                Some(claim) if empty => {
+                    let mut number = split(log.head()).0;
+                    while log.is_supplied(number) {
+                        let _ = dir.remove(&claim.stem().segment(number));
+                        number = number.wrapping_add(1);
+                    }
+                    claim.finish(dir, table);
+                }
+                Some(claim) if leave => claim.release(dir, table),
+                Some(claim) => self.words.claim.put(claim),
+                None => {}
+            }
+            empty
+        };
+        self.words.lock.with(PATIENCE, body).unwrap_or(false)
+    }
+}
