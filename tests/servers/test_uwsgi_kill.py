@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import EXAMPLES, HERE, ROOT, Collector, Server, Storm, free_port
+from harness import EXAMPLES, HERE, ROOT, Collector, Server, Storm, children, free_port
 from test_uwsgi import UWSGI
 from truth import AT_START, Truth, assert_nothing_lost, kill_workers, some_work, wait_arrived
 
@@ -33,6 +33,8 @@ def uwsgi(build: list[str], truth: Truth, endpoint: str, *args: str, **env: str)
     port = free_port()
     argv = [*build, "--http-socket", f"127.0.0.1:{port}", "--master", "-p", "4", "--die-on-term"]
     argv += ["--need-app", "--disable-logging", "--module", "truth_app:application", *args]
+    # A worker that is told to end while it starts does not hear it, and is killed after this time.
+    argv += ["--worker-reload-mercy", "2"]
     for path in (EXAMPLES, HERE, ROOT / "python"):
         argv += ["--pythonpath", str(path)]
     env.setdefault("TELEMETRY_BATCH_MAX_EVENTS", str(BATCH))
@@ -48,6 +50,8 @@ def test_killed_workers_lose_nothing(build: list[str], truth: Truth, collector: 
         noted = truth.noted()
         assert len({pid for pid, _ in noted} & killed) > kills / 2, "they had something to lose"
         wait_arrived(noted, collector, some_work(server))
+        # Its master makes one that died a while later, even if it was told to end meanwhile.
+        server.wait_for("all workers", lambda: len(children(server.process.pid)) == 4)
         server.stop()
     truth.drain(collector.url)
     assert_nothing_lost(truth, collector, most_duplicates=kills * BATCH)
