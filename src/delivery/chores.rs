@@ -7,7 +7,6 @@
 
 use super::counters::add;
 use super::engine::{Desk, Engine};
-use super::words::Words;
 use crate::format::Fate;
 use crate::platform::entropy;
 use crate::platform::log::{Level, Reason, say};
@@ -28,8 +27,8 @@ pub struct Chores {
     sweep: Instant,
     look_after: Instant,
     sync: Instant,
-    /// The segment to begin with at the next sync.
-    synced: u32,
+    /// Everything before this is on the disk.
+    synced: Position,
     /// The wish that the last search serves.
     serving: u32,
     /// What others left was searched for, and not all of it is delivered yet.
@@ -44,8 +43,10 @@ impl Chores {
     }
 
     /// What the last search found is delivered.
-    pub fn rescued(&mut self, words: &Words) {
+    pub fn rescued(&mut self, desk: &Desk<'_>) {
         if std::mem::take(&mut self.searching) {
+            let words = desk.words;
+            desk.backing.spool().inspect(|store| store.set_orphans(&desk.log, 0));
             words.rescue_done.store(self.serving, Ordering::SeqCst);
             words.tell();
         }
@@ -99,7 +100,7 @@ impl Engine {
             self.sync(desk);
         }
         if self.settings.spool.evict {
-            let (used, of) = desk.log.used();
+            let (used, of) = (desk.log.used().0, store.room(&desk.log));
             let target = of - (of / EVICT_PART).max(1).min(of - 1);
             for _ in target..used {
                 self.evict_oldest(desk);
@@ -111,8 +112,12 @@ impl Engine {
     pub(super) fn sync(&mut self, desk: &Desk<'_>) {
         let Some(store) = desk.backing.spool() else { return };
         self.chores.sync = Instant::now() + SYNC;
+        let tail = desk.log.tail();
+        if tail == self.chores.synced {
+            return;
+        }
         match store.sync(&desk.log, self.chores.synced) {
-            Ok(next) => self.chores.synced = next,
+            Ok(()) => self.chores.synced = tail,
             Err(why) => {
                 let dir = store.spec.dir.path().display();
                 say(Level::Warn, Reason::Spool, &format!("the spool {dir} cannot be synced: {why}"));

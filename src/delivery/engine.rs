@@ -239,7 +239,7 @@ impl Engine {
         add(&desk.counters.corrupt, orphans.take_corrupt() as usize);
         let ready = !self.orphaned.batch.is_empty();
         if !ready && orphans.is_idle() {
-            self.chores.rescued(desk.words);
+            self.chores.rescued(desk);
         }
         self.orphans = Some(orphans);
         ready

@@ -2,14 +2,13 @@
 //!
 //! Invariants:
 //! - Two processes never share an [`Identity`]: a process id is unique in its namespace at any time, and whoever
-//!   gets it again starts later; the boot id tells apart what a restart makes equal. `image` changes with
-//!   `exec`, which keeps the rest.
+//!   gets it again starts later; the boot id tells apart what a restart makes equal. `exec` keeps all that, and
+//!   gives the program another stack, at another address.
 //! - What cannot be found out (no `/proc`) is 0 and proves nothing: [`Identity::is_dead`] says "dead" only
 //!   when that is certain.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// See the module's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,22 +21,20 @@ pub struct Identity {
     pub pid: u32,
     /// When it started, in clock ticks since boot; 0 if unknown.
     pub start: u64,
-    /// Random, of the program image: inherited by forks, new after `exec`.
+    /// Where the program's stack begins: kept by forks, another one after `exec`; 0 if unknown.
     pub image: u64,
 }
-
-static IMAGE: AtomicU64 = AtomicU64::new(0);
 
 impl Identity {
     /// The calling process.
     pub fn mine() -> Identity {
-        let pid = super::process::pid();
+        let now = stat_of("self").unwrap_or_default();
         Identity {
             boot: boot(),
             pid_ns: fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino()),
-            pid,
-            start: stat_of("self").map_or(0, |now| now.start),
-            image: image(),
+            pid: super::process::pid(),
+            start: now.start,
+            image: now.image,
         }
     }
 
@@ -53,7 +50,10 @@ impl Identity {
             return true;
         }
         match stat_of(&self.pid.to_string()) {
-            Some(now) => now.ended || (self.start != 0 && now.start != self.start),
+            Some(now) => {
+                let differ = |then: u64, now: u64| then != 0 && now != 0 && then != now;
+                now.ended || differ(self.start, now.start) || differ(self.image, now.image)
+            }
             None => false,
         }
     }
@@ -64,27 +64,22 @@ impl Identity {
     }
 }
 
-fn image() -> u64 {
-    let fresh = super::entropy::random_u64() | 1;
-    match IMAGE.compare_exchange(0, fresh, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => fresh,
-        Err(known) => known,
-    }
-}
-
 fn boot() -> u64 {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
     u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
+#[derive(Default)]
 struct Stat {
     start: u64,
+    /// 0 where the kernel shows it to nobody but the process's user.
+    image: u64,
     /// Dead, and only not waited for yet.
     ended: bool,
 }
 
-/// Fields 3, 20 and 22 of `/proc/<pid>/stat` (proc_pid_stat(5)); the name before them may hold anything but
+/// Fields 3, 20, 22 and 28 of `/proc/<pid>/stat` (proc_pid_stat(5)); the name before them may hold anything but
 /// ends with the last parenthesis. A process whose first thread has ended is shown as a zombie while others run.
 fn stat_of(pid: &str) -> Option<Stat> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
@@ -92,7 +87,8 @@ fn stat_of(pid: &str) -> Option<Stat> {
     let fields: Vec<&str> = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace().collect();
     let threads: u32 = fields.get(17)?.parse().ok()?;
     let ended = matches!(*fields.first()?, "Z" | "X") && threads <= 1;
-    Some(Stat { start: fields.get(19)?.parse().ok()?, ended })
+    let number = |i: usize| fields.get(i).and_then(|text| text.parse().ok());
+    Some(Stat { start: number(19)?, image: number(25).unwrap_or(0), ended })
 }
 
 #[cfg(test)]
@@ -106,6 +102,8 @@ mod tests {
         assert!(me.boot != 0 && me.pid_ns != 0 && me.start != 0);
         assert!(!me.is_dead(&me));
         assert!(Identity { start: me.start - 1, ..me }.is_dead(&me), "the number belongs to another now");
+        assert!(Identity { image: me.image + 16, ..me }.is_dead(&me), "another program runs in it now");
+        assert!(!Identity { image: 0, ..me }.is_dead(&me));
         assert!(Identity { boot: me.boot ^ 1, ..me }.is_dead(&me), "before the restart");
         assert!(!Identity { pid_ns: me.pid_ns + 1, ..me }.is_dead(&me), "nobody here can tell");
     }
@@ -115,7 +113,12 @@ mod tests {
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let me = Identity::mine();
-        let it = Identity { pid: child.id(), start: stat_of(&child.id().to_string()).unwrap().start, ..me };
+        let it = Identity {
+            pid: child.id(),
+            start: stat_of(&child.id().to_string()).unwrap().start,
+            image: 0,
+            ..me
+        };
         assert!(!it.is_dead(&me));
         child.kill().unwrap();
         while !it.is_dead(&me) {

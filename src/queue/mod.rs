@@ -34,5 +34,4 @@ pub mod record;
 pub mod segment;
 #[cfg(not(loom))]
 pub mod spool;
-#[cfg(not(loom))]
 pub mod supply;

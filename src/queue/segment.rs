@@ -187,6 +187,11 @@ mod modelled {
             Segment { words: &bank.words, bodies: &bank.bodies, slot: PhantomData }
         }
 
+        /// A modelled slot always has some.
+        pub fn has_memory(&self) -> bool {
+            true
+        }
+
         /// Put other zeroed memory into the slot; once.
         pub fn replace(&self) {
             self.bank.store(1, Ordering::Release);

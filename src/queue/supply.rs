@@ -9,7 +9,7 @@
 use super::log::{FILLING, Log, NOT_YET, TAINTED};
 use super::record::{Position, position, split};
 use super::segment::Slot;
-use std::sync::atomic::Ordering;
+use crate::platform::sync::{Ordering, Site, at};
 
 impl<'a> Log<'a> {
     /// The next number to be supplied, if there is room for one more.
@@ -36,10 +36,11 @@ impl<'a> Log<'a> {
             return false;
         }
         let filled = fill(slot, before == TAINTED);
+        let state = if filled { u64::from(number) } else { before };
+        slot.clean.store(state, at(Site::Clean, Ordering::Release));
         if filled {
             self.cursors.offer.store(u64::from(number) + 1, Ordering::Release);
         }
-        slot.clean.store(if filled { u64::from(number) } else { before }, Ordering::Release);
         filled
     }
 
@@ -49,7 +50,9 @@ impl<'a> Log<'a> {
         let (mut number, last) = (split(self.head()).0, split(to).0);
         while number != last {
             let tainted = self.given_up_between(position(number, 0), position(number + 1, 0));
-            if let Some(slot) = self.slot_of(number).filter(|slot| slot.has_memory()) {
+            // A log that has just begun stands at the end of a segment that never was.
+            let is_its = |slot: &&Slot| slot.clean.load(Ordering::Relaxed) == u64::from(number);
+            if let Some(slot) = self.slot_of(number).filter(is_its) {
                 free(slot, number, tainted);
                 slot.clean.store(if tainted { TAINTED } else { NOT_YET }, Ordering::Relaxed);
             }

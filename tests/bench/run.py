@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import machine
+import spool
 from machine import HERE, OUT, ROOT, collector, run
 from table import Row, markdown
 
@@ -100,7 +101,6 @@ class Bench:
             precise,
             coarse + clock,
         )
-        self.rows.append(Row("same with spool and CRC", "2 x the memory mode with the precise clock", "no spool yet"))
         faults = {c["case"]: c["faults"] / c["rounds"] for c in cases if (c["size"], c["threads"]) == (256, 1)}
         self.note(
             f"Page faults in a burst of {(3 << 20) // 296:,} calls: {faults['coarse']:.1f} in the row above; memory "
@@ -428,6 +428,9 @@ class Bench:
             f"three threads are put; the best and the worst were {ends}."
         )
 
+    def spool(self):
+        spool.measure(self)
+
     def size(self):
         with tempfile.TemporaryDirectory() as scratch:
             stripped = Path(scratch) / "library"
@@ -467,6 +470,7 @@ def main():
         bench.idle,
         bench.memory,
         bench.flush,
+        bench.spool,
         bench.size,
     ):
         begun = time.monotonic()

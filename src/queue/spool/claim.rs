@@ -192,12 +192,7 @@ impl Held {
 
 /// Whether a stem held by `holder` may be taken by `me`, were its lock free.
 pub fn may_take(holder: Option<&Identity>, me: &Identity) -> bool {
-    let Some(holder) = holder else { return true };
-    if (holder.boot, holder.pid_ns, holder.pid, holder.start) == (me.boot, me.pid_ns, me.pid, me.start) {
-        // Our own, or what we left behind when we called `exec`.
-        return holder.image != me.image;
-    }
-    holder.is_dead(me) || !holder.is_visible_to(me)
+    holder.is_none_or(|holder| holder.is_dead(me) || !holder.is_visible_to(me))
 }
 
 /// Whether the open file still is what stands under that name.

@@ -14,7 +14,7 @@ use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Why a directory cannot be used.
 #[derive(Debug)]
@@ -158,9 +158,10 @@ impl Directory {
     /// Remove files that were set aside longer than `age` ago.
     pub fn tidy(&self, listing: &Listing, age: Duration) {
         for name in listing.others.iter().filter(|name| name.ends_with(".bad")) {
-            let changed = fs::symlink_metadata(self.file(name)).and_then(|m| m.modified());
-            let old = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|d| d > age));
-            if old {
+            // The time of its renaming, not of its last event.
+            let Ok(meta) = fs::symlink_metadata(self.file(name)) else { continue };
+            let since = UNIX_EPOCH + Duration::from_secs(meta.ctime().max(0) as u64);
+            if SystemTime::now().duration_since(since).is_ok_and(|d| d > age) {
                 let _ = self.remove(name);
             }
         }

@@ -64,8 +64,18 @@ impl Stem {
     }
 }
 
-/// Read a file's name.
+/// Read a file's name. Two names never mean the same file: only the one that is written is read.
 pub fn parse(name: &str) -> Option<Name> {
+    let parsed = parse_any(name)?;
+    let written = match &parsed {
+        Name::Own(stem, holder) => stem.own(holder.as_ref()),
+        Name::Segment(stem, number) => stem.segment(*number),
+        Name::Bad => return Some(parsed),
+    };
+    (written == name).then_some(parsed)
+}
+
+fn parse_any(name: &str) -> Option<Name> {
     if name.ends_with(".bad") {
         return Some(Name::Bad);
     }
@@ -107,9 +117,17 @@ mod tests {
         assert_eq!(parse(&stem.own(Some(&holder))), Some(Name::Own(stem, Some(holder))));
         assert_eq!(parse(&stem.segment(u32::MAX)), Some(Name::Segment(stem, u32::MAX)));
         assert_eq!(parse("x.bad"), Some(Name::Bad));
-        for odd in
-            ["", ".own", "@.own", "a.seg", "1-2-3@.own", "1-2-3@1-2-3-4.own", "1-2-3-+5.seg", "1-2-3-4-5.seg"]
-        {
+        for odd in [
+            "",
+            ".own",
+            "@.own",
+            "a.seg",
+            "1-2-3@.own",
+            "1-2-3@1-2-3-4.own",
+            "1-2-3-+5.seg",
+            "1-2-3-4-5.seg",
+            "1-2-3-00000001.seg",
+        ] {
             assert_eq!(parse(odd), None, "{odd}");
         }
     }

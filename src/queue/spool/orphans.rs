@@ -32,6 +32,10 @@ const HELD: usize = 64;
 enum Outcome {
     Remove,
     Quarantine,
+    /// It could not be read now.
+    Keep,
+    /// It is not ours to read.
+    Ignore,
 }
 
 struct OpenFile {
@@ -59,8 +63,10 @@ struct HeldStem {
     claim: Claim,
     /// Files that are neither removed nor set aside yet.
     files: usize,
-    /// Files that are to stay, of a later version.
-    kept: usize,
+    /// A file is to stay.
+    kept: bool,
+    /// It will not be readable later either.
+    ignore: bool,
 }
 
 /// See the module's text.
@@ -221,7 +227,7 @@ impl Orphans {
                 Ok(Some((claim, files))) if files.is_empty() => claim.finish(&self.dir, &self.table),
                 Ok(Some((claim, files))) => {
                     let stem = candidate.stem;
-                    self.held.push(HeldStem { claim, files: files.len(), kept: 0 });
+                    self.held.push(HeldStem { claim, files: files.len(), kept: false, ignore: false });
                     self.unread.extend(files.into_iter().map(|number| (stem, number)));
                     return true;
                 }
@@ -284,7 +290,7 @@ impl Orphans {
             }
             Err(Ok(Unreadable::Blank)) => {
                 let _ = self.dir.remove(&name);
-                self.file_done(stem, false);
+                self.file_done(stem, Outcome::Remove);
                 false
             }
             Err(Ok(Unreadable::Garbage)) => {
@@ -292,7 +298,7 @@ impl Orphans {
                 let text = format!("{name} in the spool cannot be read and was set aside as {name}.bad");
                 say(Level::Warn, Reason::Spool, &text);
                 let _ = self.dir.quarantine(&name);
-                self.file_done(stem, false);
+                self.file_done(stem, Outcome::Quarantine);
                 false
             }
             Err(Ok(Unreadable::Future(version))) => {
@@ -300,12 +306,18 @@ impl Orphans {
                     "{name} in the spool is of version {version}, which this library does not know; it is left"
                 );
                 say(Level::Warn, Reason::Spool, &text);
-                self.file_done(stem, true);
+                self.file_done(stem, Outcome::Ignore);
                 false
             }
             Err(Err(why)) => {
                 say(Level::Warn, Reason::Spool, &format!("{name} in the spool cannot be read: {why}"));
-                self.file_done(stem, why.kind() != io::ErrorKind::NotFound);
+                let outcome = match why.raw_os_error() {
+                    Some(libc::ENOENT) => Outcome::Remove,
+                    // A symlink, or no regular file.
+                    Some(libc::ELOOP) | None => Outcome::Ignore,
+                    Some(_) => Outcome::Keep,
+                };
+                self.file_done(stem, outcome);
                 false
             }
         }
@@ -324,6 +336,10 @@ impl Orphans {
                 Ok((bytes, scan))
             }
             Err(Unreadable::Blank) if !is_blank(&file).map_err(Err)? => Err(Ok(Unreadable::Garbage)),
+            // Its owner died while it wrote the header: there is nothing behind it.
+            Err(Unreadable::Garbage) if n == 256 && is_blank(&file).map_err(Err)? && longer(&file) => {
+                Err(Ok(Unreadable::Blank))
+            }
             Err(why) => Err(Ok(why)),
         }
     }
@@ -334,10 +350,10 @@ impl Orphans {
         while let Some(file) = self.open.pop_front_if(|file| file.id < id) {
             let name = file.stem.segment(file.number);
             let _ = match file.outcome {
-                Outcome::Remove => self.remove(&name, &file.header),
                 Outcome::Quarantine => self.dir.quarantine(&name),
+                _ => self.remove(&name, &file.header),
             };
-            self.file_done(file.stem, false);
+            self.file_done(file.stem, file.outcome);
         }
         if let Some(file) = self.open.front().filter(|file| file.id == id && to > self.head) {
             let word = file.header.settled_word(offset).to_ne_bytes();
@@ -357,17 +373,20 @@ impl Orphans {
         })
     }
 
-    fn file_done(&mut self, stem: Stem, keep: bool) {
+    fn file_done(&mut self, stem: Stem, outcome: Outcome) {
         let Some(i) = self.held.iter().position(|h| h.claim.stem() == stem) else { return };
         let held = &mut self.held[i];
         held.files -= 1;
-        held.kept += usize::from(keep);
+        held.kept |= matches!(outcome, Outcome::Keep | Outcome::Ignore);
+        held.ignore |= outcome == Outcome::Ignore;
         if held.files > 0 {
             return;
         }
         let held = self.held.swap_remove(i);
-        if held.kept > 0 {
+        if held.ignore {
             self.ignored.insert(stem);
+        }
+        if held.kept {
             held.claim.release(&self.dir, &self.table);
         } else {
             held.claim.finish(&self.dir, &self.table);
@@ -405,6 +424,10 @@ fn read_up_to(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(n)
+}
+
+fn longer(file: &File) -> bool {
+    file.metadata().is_ok_and(|meta| meta.len() > 256)
 }
 
 /// Whether the rest of the file, as far as a segment could reach, is zero.

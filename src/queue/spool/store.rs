@@ -99,6 +99,11 @@ impl<'a> Store<'a> {
         }
     }
 
+    /// How many segments this process may have: what orphans leave of the room, and two at least.
+    pub fn room(&self, log: &Log<'_>) -> u32 {
+        log.segments.saturating_sub(self.words.taken.load(Ordering::Relaxed) as u32).max(2)
+    }
+
     fn is_retired(&self) -> bool {
         self.words.retired.load(Ordering::Acquire) != 0
     }
@@ -115,8 +120,7 @@ impl<'a> Store<'a> {
     }
 
     fn supply(&self, log: &Log<'_>) -> bool {
-        let room = log.segments.saturating_sub(self.words.taken.load(Ordering::Relaxed) as u32).max(2);
-        let Some(number) = log.wanted(room).filter(|_| !self.is_retired()) else { return false };
+        let Some(number) = log.wanted(self.room(log)).filter(|_| !self.is_retired()) else { return false };
         log.supply(number, |slot, tainted| {
             let index = number as usize & (log.slots.len() - 1);
             let mut addr = self.area + index * log.segment_len as usize;
@@ -266,10 +270,25 @@ impl<'a> Store<'a> {
             }
             self.warn(&"its files were removed while in use");
         }
-        // What is in use is not on the disk. If the next segment can be, go there.
-        if clock::monotonic_ms() >= self.words.file_after.load(Ordering::Relaxed) && self.supply_next(log) {
-            log.skip_rest();
+        // What is in use is not on the disk. If a file can be had again, go on towards one.
+        if clock::monotonic_ms() >= self.words.file_after.load(Ordering::Relaxed) {
+            match self.words.lock.with(PATIENCE, || self.probe(log)) {
+                Some(Ok(())) => log.skip_rest(),
+                Some(Err(why)) => self.failed(&why),
+                None => {}
+            }
         }
+    }
+
+    /// Whether a segment's file could be made now.
+    fn probe(&self, log: &Log<'_>) -> Result<(), Problem> {
+        self.hold(log)?;
+        let name = format!("{}.probe.bad", self.stem(log).text());
+        let made = self.spec.dir.create(&name).and_then(|file| {
+            self.spec.dir.remove(&name)?;
+            files::allocate(&file, u64::from(log.segment_len))
+        });
+        made.map_err(Problem::Unavailable)
     }
 
     /// How much of the room orphans take, in bytes.
@@ -277,19 +296,17 @@ impl<'a> Store<'a> {
         self.words.taken.store(bytes / u64::from(log.segment_len), Ordering::Relaxed);
     }
 
-    /// Bring everything from segment `from` on to the disk. Gives the segment to begin with the next time.
-    pub fn sync(&self, log: &Log<'_>, from: u32) -> io::Result<u32> {
-        let (head, tail) = (split(log.head()).0, split(log.tail()).0);
-        for number in from.max(head)..=tail {
+    /// Bring everything behind `from` to the disk, with the names of the files it is in. What is reserved and
+    /// not committed yet may or may not be among it.
+    pub fn sync(&self, log: &Log<'_>, from: Position) -> io::Result<()> {
+        let (first, last) = (split(from).0.max(split(log.head()).0), split(log.tail()).0);
+        for number in first..=last {
             let slot = log.slot_of(number).filter(|slot| slot.has_memory() && log.is_supplied(number));
             if let Some(slot) = slot.filter(|slot| header::is_file(slot.segment())) {
                 files::sync(slot.segment().addr(), log.segment_len as usize)?;
             }
         }
-        if tail >= from {
-            self.spec.dir.sync()?;
-        }
-        Ok(tail)
+        if last != split(from).0 { self.spec.dir.sync() } else { Ok(()) }
     }
 
     /// Events in files that are not settled.
