@@ -133,6 +133,28 @@ def test_an_image_that_executes_itself_delivers_what_it_left(
     assert left(spool) == []
 
 
+def test_an_image_that_does_not_know_the_client_holds_nothing_back(
+    collector: Collector, make_client: MakeClient, spool: Path
+) -> None:
+    """A shell, say, with the process id of one whose queue is full. It lives on; others deliver."""
+    script = "os.execv('/bin/sh', ['sh', '-c', 'echo executed; exec cat'])"
+    start = f"from libtelemetry import Client; import os\nclient = Client(batch={PATIENT})\n"
+    program = subprocess.Popen(
+        [sys.executable, "-c", start + "assert client.enqueue({'n': 1})\n" + script],
+        env=environment(collector.url, TELEMETRY_SPOOL_DIR=str(spool)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "executed\n"
+        assert make_client(spool_dir=spool).flush(30)
+        assert numbers(collector) == [1]
+        assert program.poll() is None
+        program.communicate(timeout=30)
+
+
 def test_a_living_process_keeps_its_events(
     collector: Collector, make_client: MakeClient, spool: Path
 ) -> None:

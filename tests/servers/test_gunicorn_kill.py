@@ -68,7 +68,9 @@ def test_killed_workers_lose_nothing(truth: Truth, collector: Collector) -> None
     What the dead leave is delivered by the workers that live, while they live.
     """
     kills = 25
-    with gunicorn(truth, collector.url, "--max-requests", "50", "--timeout", "2") as server:
+    args = ["--max-requests", "50", "--timeout", "2"]
+    # Small segments, so that workers also die while they change from one to the next.
+    with gunicorn(truth, collector.url, *args, TELEMETRY_SEGMENT_BYTES="65536") as server:
         with Storm(server) as storm:
             killed = kill_workers(server, kills)
             hung = time_out(server)

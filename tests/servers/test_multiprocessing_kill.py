@@ -25,7 +25,10 @@ def test_the_parent_delivers_what_its_children_left(
         assert program.process.wait(90) == 0, program.output()
         said = json.loads(program.output().splitlines()[-1])
     assert said["flushed"], said
-    assert said["recovered"] >= 200, said
-    sums = assert_nothing_lost(truth, collector, most_duplicates=0)
+    # A child of a pool may get as far as its finalizer before it is terminated, and deliver itself,
+    # or be cut off while it does.
+    in_pool = kind == "pool"
+    assert said["recovered"] >= (1 if in_pool else 200), said
+    sums = assert_nothing_lost(truth, collector, most_duplicates=200 if in_pool else 0)
     assert sums.accepted >= 200 + AT_START
     assert truth.files() == []
