@@ -416,7 +416,8 @@ impl<'a> Log<'a> {
             let (number, offset) = split(at);
             let tail = self.tail();
             if at >= tail {
-                return Seen::Empty { at };
+                // Behind a pad, the next segment may not have been begun: the head never overtakes the tail.
+                return Seen::Empty { at: at.min(tail) };
             }
             if offset + 8 > self.segment_len {
                 at = position(number.wrapping_add(1), SEGMENT_HEADER);
