@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -583,6 +584,50 @@ def test_another_users_directory_means_memory_for_root(collector: Collector, spo
     assert said["files"] == []
     assert said["spool_failures"] >= 1
     assert "spool" in err
+
+
+CHANGES_ITS_USER = """
+import os, sys
+from libtelemetry import Client
+client = Client(spool_dir=sys.argv[1], batch={"max_age_ms": 600_000})
+assert client.enqueue({"n": 0})                     # as root: kept in memory
+def child(n):
+    pid = os.fork()
+    if pid == 0:
+        os.setgid(65534), os.setuid(65534)
+        taken = client.enqueue({"n": n})
+        if n == 2:
+            taken = client.flush(30) and client.stats().recovered == 1
+        os._exit(0 if taken else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+child(1)                                            # leaves hard, and leaves an event
+child(2)                                            # of the same user: delivers it
+assert client.stats().spool_failures >= 1
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
+def test_a_server_that_starts_as_root_and_changes_its_user(
+    collector: Collector, tmp_path: Path
+) -> None:
+    """The directory belongs to the user of the workers. The master's own few stay in memory."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's are closed to that user
+        os.chmod(name, 0o755)
+        spool = Path(name) / "spool"
+        spool.mkdir(mode=0o700)
+        os.chown(spool, 65534, 65534)
+        done = subprocess.run(
+            [sys.executable, "-c", CHANGES_ITS_USER, str(spool)],
+            env=environment(collector.url),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "65534" in done.stderr, "whose directory it is"
+        assert numbers(collector) == [0, 1, 2]
+        assert {path.stat().st_uid for path in spool.rglob("*")} == {65534}
+        assert [name for name in left(spool) if name.endswith(".bad")] == []
 
 
 def test_a_directory_that_is_removed_under_way(

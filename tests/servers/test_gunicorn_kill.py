@@ -105,6 +105,19 @@ def test_a_killed_server_is_delivered_by_its_next_start(truth: Truth, tmp_path: 
     assert truth.files() == []
 
 
+def test_a_stop_by_sigterm_leaves_nothing_on_disk(truth: Truth, collector: Collector) -> None:
+    """Nothing happened that a spool is for: each event arrives once, and no file stays."""
+    # Nothing but the flush at exit delivers.
+    keep = {"TELEMETRY_BATCH_MAX_AGE_MS": "60000", "TELEMETRY_EXIT_TIMEOUT_MS": "30000"}
+    with gunicorn(truth, collector.url, "--graceful-timeout", "60", **keep) as server:
+        with Storm(server):
+            server.wait_for("some events of a master and its workers", lambda: spread(truth), 60)
+        server.stop(seconds=90)
+    sums = assert_nothing_lost(truth, collector, most_duplicates=0)
+    assert sums.unknown == 0
+    assert truth.files() == []
+
+
 def test_workers_that_outlive_their_master_lose_nothing(truth: Truth, collector: Collector) -> None:
     """Only the master is killed. Its workers notice that, and end."""
     keep = {"TELEMETRY_BATCH_MAX_AGE_MS": "60000"}
