@@ -148,8 +148,9 @@ fn client_of<'a>(t: *mut telemetry) -> Option<&'a Client> {
 /// (`TELEMETRY_` + the key in capitals), which is read here and never again. On success `*out` is a handle
 /// that the caller owns and gives back with telemetry_free; otherwise `*out` is not written.
 ///
-/// Starts no thread and opens no connection, so it may be called in a server's master before it forks.
-/// Thread-safe. Errors: TELEMETRY_INVALID (telemetry_last_error names the key, the value and what is
+/// Starts no thread and opens no connection, so it may be called in a server's master before it forks. With
+/// `spool_dir` it looks at that directory and refuses one that others could write to; one that cannot be used now
+/// is tried again later, and events stay in memory meanwhile. Thread-safe. Errors: TELEMETRY_INVALID (telemetry_last_error names the key, the value and what is
 /// allowed), TELEMETRY_IO (no memory).
 #[unsafe(no_mangle)]
 #[must_use]
@@ -186,8 +187,11 @@ pub unsafe extern "C-unwind" fn telemetry_open(
 /// are copied; the caller keeps its buffer. That it is JSON is checked later, on the sender's thread, and a
 /// bad one is counted in `invalid`.
 ///
+/// With `spool_dir`, once TELEMETRY_OK is returned the event outlives the process, whatever ends it.
+///
 /// Never blocks (unless `on_full` is "block"), makes no system call on its common path, allocates nothing,
-/// takes no lock. Thread-safe; works in forked children at once. Errors: TELEMETRY_FULL, TELEMETRY_TOO_LARGE,
+/// takes no lock. With a spool a caller that fills a segment before the sender has made the next one makes that file
+/// itself (about a millisecond for each MiB). Thread-safe; works in forked children at once. Errors: TELEMETRY_FULL, TELEMETRY_TOO_LARGE,
 /// TELEMETRY_CLOSED, TELEMETRY_INVALID (NULL or 0 bytes), TELEMETRY_INTERNAL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn telemetry_enqueue(
@@ -237,10 +241,11 @@ fn refuse_arguments(client: Option<&Client>, no_event: bool) -> telemetry_status
 
 /// Delivers what this process enqueued before the call, and waits for it at most `timeout_ms` milliseconds. With
 /// 0 it only asks: TELEMETRY_OK if nothing is pending, else TELEMETRY_TIMEOUT, and delivery is set going.
-/// An event the collector refused for good no longer counts as pending.
+/// An event the collector refused for good no longer counts as pending. With `spool_dir` it also looks for events
+/// that dead processes left there, and waits for those it could take over; 0 does not.
 ///
 /// Where no thread can be created it delivers on the caller's thread. Thread-safe; as the first call in a
-/// forked child it returns TELEMETRY_OK at once. Errors: TELEMETRY_TIMEOUT, TELEMETRY_INVALID,
+/// forked child without a spool it returns TELEMETRY_OK at once. Errors: TELEMETRY_TIMEOUT, TELEMETRY_INVALID,
 /// TELEMETRY_INTERNAL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn telemetry_flush(t: *mut telemetry, timeout_ms: u32) -> telemetry_status {
@@ -255,8 +260,11 @@ pub unsafe extern "C-unwind" fn telemetry_flush(t: *mut telemetry, timeout_ms: u
 /// Idempotent. A client closed before a fork is closed in the child too; closing it in a child leaves the
 /// parent's open.
 ///
-/// Errors: TELEMETRY_TIMEOUT (what could not be delivered is lost and shows in `queue_events`),
-/// TELEMETRY_INVALID, TELEMETRY_INTERNAL.
+/// With `spool_dir` it gives up as soon as an attempt finds nobody listening, and leaves what is not delivered (counted
+/// in `left_in_spool`) to any process of the same destination, at once or later.
+///
+/// Errors: TELEMETRY_TIMEOUT (not everything was delivered; what shows in `queue_events` and not in `left_in_spool`
+/// is lost), TELEMETRY_INVALID, TELEMETRY_INTERNAL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn telemetry_shutdown(t: *mut telemetry, timeout_ms: u32) -> telemetry_status {
     let Some(client) = client_of(t) else { return TELEMETRY_INVALID };

@@ -101,3 +101,113 @@ impl<'a> Log<'a> {
         empty
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::mmap::Mapping;
+    use crate::platform::page::WipedPage;
+    use crate::queue::log::{Cursors, Refused, Seen};
+
+    const LEN: u32 = 4096;
+
+    /// A log of so many segments, and memory for them.
+    fn with_log(segments: u32, body: impl FnOnce(&Log<'_>, &dyn Fn(u32) -> bool)) {
+        let slots = segments.next_power_of_two();
+        let page: WipedPage<Cursors, Slot> = WipedPage::new(slots as usize, true).unwrap();
+        let area = Mapping::anonymous((slots * LEN) as usize).unwrap();
+        let log = Log {
+            cursors: page.head(),
+            slots: page.tail(),
+            segments,
+            segment_len: LEN,
+            nonce: 0x7_0000_0001,
+            checked: false,
+        };
+        log.start_unsupplied();
+        body(&log, &|number| {
+            log.supply(number, |slot, _| {
+                let addr = area.addr() + (number & (slots - 1)) as usize * LEN as usize;
+                // SAFETY: the slot's own part of the area, which outlives it; nothing was written there before.
+                unsafe { slot.fill(addr) };
+                true
+            })
+        });
+    }
+
+    fn append(log: &Log<'_>, len: usize) -> bool {
+        match log.append(0, 1, &vec![b'x'; len], || true) {
+            Ok(_) => true,
+            Err(Refused::Full) => false,
+            Err(Refused::Torn) => panic!("nobody forked"),
+        }
+    }
+
+    #[test]
+    fn numbers_are_supplied_in_order_and_as_many_as_there_is_room_for() {
+        with_log(3, |log, supply| {
+            assert!(!append(log, 10), "nothing is supplied yet");
+            let first = log.wanted(3).unwrap();
+            assert!(!log.is_supplied(first) && supply(first) && log.is_supplied(first));
+            assert!(!supply(first), "once");
+            assert!(append(log, 10));
+            assert_eq!(log.wanted(3), Some(first + 1));
+            assert_eq!(log.wanted(1), None, "less room than before");
+            assert!(supply(first + 1) && supply(first + 2));
+            assert_eq!(log.wanted(3), None);
+            assert!(append(log, 3000) && append(log, 3000) && append(log, 3000) && !append(log, 3000));
+            log.release(position(first + 1, 256), |slot, number, tainted| {
+                assert_eq!((number, tainted), (first, false));
+                slot.clear();
+            });
+            assert_eq!(log.wanted(3), Some(first + 3));
+        });
+    }
+
+    #[test]
+    fn what_is_released_first_is_the_first_that_was_supplied() {
+        // As many segments as slots, all in use before anything is settled.
+        with_log(2, |log, supply| {
+            let first = log.wanted(2).unwrap();
+            assert!(supply(first) && append(log, 3000) && supply(first + 1) && append(log, 3000));
+            log.release(position(first, 256), |_, number, _| panic!("{number} is not settled"));
+            assert!(matches!(log.look(position(first + 1, 256)), Seen::Record { .. }));
+            let mut freed = Vec::new();
+            log.release(position(first + 1, 256), |_, number, _| freed.push(number));
+            assert_eq!(freed, [first]);
+        });
+    }
+
+    #[test]
+    fn an_empty_log_closes_and_another_one_does_not() {
+        with_log(2, |log, supply| {
+            let first = log.wanted(2).unwrap();
+            supply(first);
+            append(log, 10);
+            supply(first + 1);
+            assert!(!log.close());
+            assert!(append(log, 3000) && append(log, 3000), "it goes on, also into the next segment");
+            log.release(log.tail(), |slot, _, _| slot.clear());
+            assert!(log.close());
+            assert!(!append(log, 10));
+            assert!(log.close(), "it stays closed");
+        });
+    }
+
+    #[test]
+    fn the_rest_of_a_segment_can_be_left_out() {
+        with_log(2, |log, supply| {
+            let first = log.wanted(2).unwrap();
+            supply(first);
+            append(log, 10);
+            supply(first + 1);
+            log.skip_rest();
+            log.skip_rest();
+            append(log, 20);
+            let Seen::Record { next, body, .. } = log.look(position(first, 256)) else { panic!() };
+            assert_eq!(body.len(), 10);
+            let Seen::Record { at, body, .. } = log.look(next) else { panic!() };
+            assert_eq!((split(at).0, body.len()), (first + 1, 20));
+        });
+    }
+}

@@ -162,14 +162,27 @@ impl Drop for Dir {
 /// Tests that look at the whole process run in one of their own. `false`: it did, and all was well; `true`:
 /// this is that process.
 pub fn alone(test: &str) -> bool {
+    alone_under(&[], test)
+}
+
+/// The same, started by another command.
+pub fn alone_under(command: &[&str], test: &str) -> bool {
     const MARK: &str = "DELIVERY_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {
         return true;
     }
     let dir = Dir::new();
     let out = std::fs::File::create(dir.0.join("out")).unwrap();
-    let mut run = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+    let this = std::env::current_exe().unwrap();
+    let line = command.iter().copied().chain([this.to_str().unwrap()]).chain([
+        "--exact",
+        test,
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    let line: Vec<&str> = line.collect();
+    let mut run = Command::new(line[0])
+        .args(&line[1..])
         .env(MARK, "1")
         .stdout(out.try_clone().unwrap())
         .stderr(out)

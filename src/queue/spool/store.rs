@@ -119,6 +119,11 @@ impl<'a> Store<'a> {
         self.words.lock.with(PATIENCE, || log.is_supplied(next) || self.supply(log)).unwrap_or(false)
     }
 
+    /// How many segments may be in use: what orphans leave of the directory's room, and never less than two.
+    pub fn room(&self, log: &Log<'_>) -> u32 {
+        log.segments.saturating_sub(self.words.taken.load(Ordering::Relaxed) as u32).max(2)
+    }
+
     fn supply(&self, log: &Log<'_>) -> bool {
         let Some(number) = log.wanted(self.room(log)).filter(|_| !self.is_retired()) else { return false };
         log.supply(number, |slot, tainted| {

@@ -1,0 +1,101 @@
+//! A process of its own with a client in it, that does as it is told until it is killed.
+use crate::host::{Dir, Host};
+use crate::spool::event;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use telemetry::client::handle::Status;
+
+const MARK: &str = "SPOOL_TEST_VICTIM";
+
+pub struct Victim {
+    child: Child,
+    line: BufReader<UnixStream>,
+    _dir: Dir,
+}
+
+impl Victim {
+    pub fn open(url: &str, keys: Value) -> Victim {
+        Victim::open_under(&[], url, keys)
+    }
+
+    /// The same, started by another command.
+    pub fn open_under(command: &[&str], url: &str, keys: Value) -> Victim {
+        let dir = Dir::new();
+        let path = dir.0.join("line");
+        let listener = UnixListener::bind(&path).unwrap();
+        let this = std::env::current_exe().unwrap();
+        let line = command.iter().copied().chain([this.to_str().unwrap()]);
+        let line: Vec<&str> = line.chain(["--exact", "victim::victim", "--test-threads=1"]).collect();
+        let child = Command::new(line[0])
+            .args(&line[1..])
+            .env(MARK, &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let line = BufReader::new(listener.accept().unwrap().0);
+        let mut victim = Victim { child, line, _dir: dir };
+        victim.ask(&json!({"open": url, "keys": keys}));
+        victim
+    }
+
+    fn ask(&mut self, what: &Value) -> String {
+        writeln!(self.line.get_mut(), "{what}").unwrap();
+        let mut answer = String::new();
+        self.line.read_line(&mut answer).unwrap();
+        assert!(answer.ends_with('\n'), "the victim died over {what}");
+        answer.trim_end().to_string()
+    }
+
+    /// Events of `len` bytes with these numbers, each taken.
+    pub fn fill(&mut self, numbers: std::ops::Range<u64>, len: usize) {
+        assert_eq!(self.ask(&json!({"from": numbers.start, "to": numbers.end, "len": len})), "Ok");
+    }
+
+    pub fn flush(&mut self, ms: u64) -> String {
+        self.ask(&json!({"flush": ms}))
+    }
+
+    /// SIGKILL, and nothing of it is left but a number.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The victim's own side.
+#[test]
+fn victim() {
+    let Some(path) = std::env::var_os(MARK) else { return };
+    let mut line = BufReader::new(UnixStream::connect(path).unwrap());
+    let mut host: Option<Host> = None;
+    let mut text = String::new();
+    while line.read_line(&mut text).unwrap() > 0 {
+        let order: Value = serde_json::from_str(&text).unwrap();
+        text.clear();
+        if let Some(url) = order["open"].as_str() {
+            host = Some(Host::open(url, order["keys"].clone()));
+        }
+        let host = host.as_ref().unwrap();
+        let mut status = Status::Ok;
+        if let (Some(from), Some(to)) = (order["from"].as_u64(), order["to"].as_u64()) {
+            let len = order["len"].as_u64().unwrap() as usize;
+            let all = (from..to).map(|n| host.enqueue(event(n, len)));
+            status = all.filter(|s| *s != Status::Ok).last().unwrap_or(Status::Ok);
+        }
+        if let Some(ms) = order["flush"].as_u64() {
+            status = host.flush(Duration::from_millis(ms));
+        }
+        writeln!(line.get_mut(), "{status:?}").unwrap();
+    }
+}
