@@ -11,8 +11,7 @@
 //! Invariants:
 //! - Who holds a stem is in the name, so taking it over is one rename, which only one can win; and a process
 //!   never has to open a file of its own to find out (closing it would drop its lock).
-//! - A name that does not parse, or is not written as we write it, is nobody's: it is left alone. So a file is opened
-//!   by the very name that was read.
+//! - A name that does not parse is nobody's: it is left alone.
 
 use crate::platform::identity::Identity;
 
@@ -135,15 +134,6 @@ mod tests {
             "1-2-3-00000001.seg",
         ] {
             assert_eq!(parse(odd), None, "{odd}");
-        }
-        for (right, other) in [
-            (stem.segment(0xa1), stem.segment(0xa1).replace("-000000a1", "-a1")),
-            (stem.segment(0xa1), stem.segment(0xa1).replace("-000000a1", "-000000A1")),
-            (stem.own(None), format!("0{}", stem.own(None))),
-            (stem.own(Some(&holder)), stem.own(Some(&holder)).replace("-32767-", "-032767-")),
-        ] {
-            assert!(parse(&right).is_some() && right != other);
-            assert_eq!(parse(&other), None, "{other} would be opened as {right}");
         }
     }
 }
