@@ -140,6 +140,13 @@ class Actor:
         maps = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
         return [line for line in maps if ".seg" in line]
 
+    def sender_sleeps(self) -> bool:
+        """Whether it has a second thread, which waits for something to do."""
+        tasks = [
+            task for task in Path(f"/proc/{self.pid}/task").iterdir() if task.name != str(self.pid)
+        ]
+        return len(tasks) == 1 and "futex" in (tasks[0] / "wchan").read_text()
+
     def become(self, program: str, argument: str) -> None:
         """exec of another program; returns when it runs."""
         self.tell("exec", program, argument)

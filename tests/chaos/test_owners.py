@@ -31,43 +31,44 @@ def recovered_by_another(stage: Stage) -> int:
     return found
 
 
+def close_all(actor: Actor) -> None:
+    """As a daemoniser does, at a moment when the sender has nothing open but the lock.
+
+    It tries no connection before a flush, and sleeps until the next look at its lock.
+    """
+    actor.open(batch={"max_age_ms": 60000, "max_events": 100000})
+    actor.send("before", 100)
+    harness.wait_until("a sleeping sender", actor.sender_sleeps)
+    assert actor.stage.own(actor).locked()
+    actor.ask("closefds")
+
+
 def test_all_descriptors_closed(stage: Stage) -> None:
     """A daemoniser's loop frees the lock of a living process: still nobody takes its files."""
-    living = stage.start()
-    living.send("living", 500)
-    own = stage.own(living)
-    assert own.locked()
-    os.kill(living.pid, signal.SIGSTOP)  # the loop comes at a moment when its sender cannot mend it
-    stopped = stage.start()
-    stopped.send("stopped", 20)
-    stopped.ask("closefds")
-    os.kill(stopped.pid, signal.SIGSTOP)
+    living = stage.actor()
+    close_all(living)
+    os.kill(living.pid, signal.SIGSTOP)  # before its sender mends it
     stage.collect()
     assert recovered_by_another(stage) == 0
-    os.kill(stopped.pid, signal.SIGCONT)
     os.kill(living.pid, signal.SIGCONT)
-    for actor, tag in ((stopped, "stopped"), (living, "living")):
-        actor.send(tag, 500, first=1000)
-        assert actor.flush() == OK
-        assert actor.stats()["recovered"] == 0
-    stopped.ask("untouched")
+    living.send("after", 500)
+    assert living.flush() == OK
+    assert living.stats()["recovered"] == 0
+    living.ask("untouched")
     stage.compare()
 
 
 def test_all_descriptors_closed_then_locked_again_then_killed(stage: Stage) -> None:
     """Its sender takes the lock again, and none of the host's; its death is seen as any other."""
-    living = stage.start()
-    living.send("before", 500)
-    own = stage.own(living)
-    living.ask("closefds")
-    living.send("after", 500)
-    harness.wait_until("the lock", own.locked, 30)
+    living = stage.actor()
+    close_all(living)
+    harness.wait_until("the lock", stage.own(living).locked, 30)
     living.ask("untouched")
     for path in stage.directory.glob("mine-*"):
         with path.open("r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # they locked none of the host's files
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nothing of the host's is locked
+    living.send("after", 500)
     stage.collect()
-    living.send("after", 500, first=500)
     assert living.flush() == OK
     stage.silence()
     living.send("last", 40)
