@@ -5,9 +5,12 @@
 //!   process's death, and, by POSIX, also when the process closes *any* descriptor of that file.
 //! - A stretch given by [`allocate`] is backed by the disk: writing to its mapping cannot fail for want of space.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Device and inode of an open descriptor: whether a number still is what it was.
 pub fn identity(fd: i32) -> Option<(u64, u64)> {
@@ -47,6 +50,33 @@ pub fn is_locked(fd: i32) -> io::Result<bool> {
     }
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)
 }
+
+/// Give an open file that has no name one. Fails if the name is taken, or where the system cannot.
+pub fn give_name(file: &File, path: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let to = CString::new(path.as_os_str().as_bytes())?;
+        let here = libc::AT_FDCWD;
+        // SAFETY: both are C strings.
+        match unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, path);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// What makes `open` of a directory give a file without a name.
+#[cfg(target_os = "linux")]
+pub const NAMELESS: libc::c_int = libc::O_TMPFILE;
+/// No such thing here: the opening of a directory for writing fails.
+#[cfg(not(target_os = "linux"))]
+pub const NAMELESS: libc::c_int = 0;
 
 /// Take the record lock on the whole file, without waiting. `false`: another process has it.
 pub fn lock(fd: i32) -> io::Result<bool> {

@@ -150,14 +150,14 @@ impl Claim {
         Ok(())
     }
 
-    /// Make the own file: it appears under its name with the lock on it.
+    /// Make the own file: it gets its name with the lock on it, where the file system can do that.
     fn place(dir: &Directory, name: &str) -> io::Result<File> {
-        let draft = format!("{name}.new.bad");
-        dir.remove(&draft)?;
-        let file = dir.create(&draft)?;
-        files::lock(file.as_raw_fd())?;
-        fs::rename(dir.file(&draft), dir.file(name))?;
-        Ok(file)
+        let named = dir.create_nameless().and_then(|file| {
+            files::lock(file.as_raw_fd())?;
+            files::give_name(&file, &dir.file(name))?;
+            Ok(file)
+        });
+        named.or_else(|_| dir.create(name))
     }
 
     /// Leave the stem to whoever comes: its holder is nobody from now on.

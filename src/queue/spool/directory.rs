@@ -7,6 +7,7 @@
 //! - Nothing here follows a symlink in the last component, and every descriptor is closed by `exec`.
 
 use super::names::{Name, Stem, parse};
+use crate::platform::files::NAMELESS;
 use crate::platform::identity::Identity;
 use crate::platform::process;
 use std::collections::BTreeMap;
@@ -109,6 +110,12 @@ impl Directory {
         let mut how = OpenOptions::new();
         how.read(true).write(true).create_new(true).mode(0o600);
         how.custom_flags(libc::O_NOFOLLOW).open(self.file(name))
+    }
+
+    /// Make a file without a name, which is gone with its descriptor. Not every file system can.
+    pub fn create_nameless(&self) -> io::Result<File> {
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).mode(0o600).custom_flags(NAMELESS).open(&self.path)
     }
 
     /// Open a file for reading and writing. Never waits, whatever kind of file somebody put there.

@@ -324,12 +324,12 @@ impl<'a> Store<'a> {
     /// Whether a segment's file could be made now.
     fn probe(&self, log: &Log<'_>) -> Result<(), Problem> {
         self.hold(log)?;
-        let name = format!("{}.probe.bad", self.stem(log).text());
-        let made = self.spec.dir.create(&name).and_then(|file| {
-            self.spec.dir.remove(&name)?;
-            files::allocate(&file, u64::from(log.segment_len))
+        let (dir, name) = (&self.spec.dir, format!("{}.probe.bad", self.stem(log).text()));
+        let file = dir.create_nameless().or_else(|_| {
+            let file = dir.create(&name)?;
+            dir.remove(&name).map(|()| file)
         });
-        made.map_err(Problem::Unavailable)
+        file.and_then(|file| files::allocate(&file, u64::from(log.segment_len))).map_err(Problem::Unavailable)
     }
 
     /// How much of the room orphans take, in bytes.
