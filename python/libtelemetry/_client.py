@@ -97,6 +97,9 @@ class Client:
         the GIL released; under gevent other greenlets run meanwhile. True on a client that is shut
         down. Events of a parent or a child are theirs, and not waited for. A signal handler written
         in Python runs after the wait.
+
+        With ``spool_dir`` it also looks for what dead processes left, and waits for that; not under
+        gevent and not in `aflush`, which leave it to the client's own thread.
         """
         ms = _wait.millis(timeout)
         sleep = _wait.gevent_sleep()
@@ -124,7 +127,9 @@ class Client:
         """Flush, then close the client here and in children forked later; True if nothing was left.
 
         Ends after at most `timeout` seconds, with a request in flight cut. From then on `enqueue`
-        is False. May be called again.
+        is False. May be called again. With ``spool_dir`` it does not wait for a collector that is
+        down: what is left stays on disk for whoever comes next, and `Stats.left_in_spool` says how
+        much that is.
         """
         ms = _wait.millis(timeout)
         sleep = _wait.gevent_sleep()
@@ -181,7 +186,9 @@ class Client:
             if ask() and self._flush(0):
                 return True
             stats = self.stats()
-            return stats.delivered + stats.rejected + stats.invalid + stats.expired >= goal
+            done = stats.delivered + stats.rejected + stats.invalid + stats.expired
+            # What was adopted from a spool is in `done`, too, and must not pass for our own.
+            return done >= goal + stats.recovered
 
         return look
 
@@ -233,10 +240,14 @@ def _equal_client(kind: type[Client], config: str) -> Client:
 
 
 def _flush_all(most_ms: int = 0xFFFF_FFFE) -> None:
-    """Flush each client of this process within its ``exit_timeout_ms``, counted from now."""
+    """Flush each client of this process within its ``exit_timeout_ms``, counted from now.
+
+    Not one that this process has never used, whose counters are all 0: with a spool a flush would
+    go and look for what others left, at the end of each process that merely imported something.
+    """
     start = time.monotonic()
     for ref in list(_live.values()):
         client = ref()
-        if client is not None:
+        if client is not None and any(client.stats()):
             spent = int((time.monotonic() - start) * 1000)
             client._flush(max(0, min(client._exit_ms, most_ms) - spent))

@@ -77,10 +77,20 @@ class Stats(NamedTuple):
     """When the collector last took a batch; 0 if never."""
     unverified: int = 0
     """Events whose answer said success but could not be read."""
+    spool_failures: int = 0
+    """Times that events had to stay in memory because the spool could not be used."""
+    corrupt: int = 0
+    """Records and files in the spool of a dead process that could not be read."""
+    evicted: int = 0
+    """Events given up for room under ``spool_evict="oldest"``; they are in `expired`, too."""
 
 
 class StatsStruct(ctypes.Structure):
-    """``telemetry_stats_t``."""
+    """``telemetry_stats_t``, which only grows at its end.
+
+    The library is told our size: an older one leaves 0 in what it does not know, a newer one does
+    not write what we do not.
+    """
 
     _fields_ = [(name, ctypes.c_uint64) for name in Stats._fields]
 

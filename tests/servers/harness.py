@@ -8,6 +8,7 @@ says which arrived.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -24,7 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 BIN = ROOT / ".venv" / "bin"
 EXAMPLES = ROOT / "python" / "examples"
 LIBRARY = Path(
@@ -42,7 +44,7 @@ class Failed(Exception):
 def environment(endpoint: str = "", **more: str) -> dict[str, str]:
     """The environment of a program that uses the Python package of this tree."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("TELEMETRY_")}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "python"), str(EXAMPLES)])
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "python", EXAMPLES, HERE)))
     env["LIBTELEMETRY_PATH"] = str(LIBRARY)
     if endpoint:
         env["TELEMETRY_ENDPOINT"] = endpoint
@@ -76,6 +78,24 @@ def accepts(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of that process; none when it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether that process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 class Program:
@@ -253,6 +273,37 @@ def load(
         left = iter(range(threads))
         burst()
     raise Failed(f"fewer than {workers} workers answered: {sorted({pid for pid, _ in accepted})}")
+
+
+class Storm:
+    """Load until the block ends, on a server whose workers die: broken requests do not matter."""
+
+    def __init__(self, server: Server, path: str = "/emit?n=5", threads: int = 4) -> None:
+        self.answered = 0
+        self.broken = 0
+        self._server = server
+        self._path = path
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self._server.get(self._path, seconds=10)
+                self.answered += 1
+            except (OSError, ValueError, http.client.HTTPException):
+                self.broken += 1
+                self._over.wait(0.01)  # a server that is down refuses at once
+
+    def __enter__(self) -> Storm:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
 
 
 class Row(NamedTuple):

@@ -3,7 +3,7 @@
 //! ```text
 //!   <stem>@<holder>.own        one for each process and client: its lock is the proof of life
 //!   <stem>-<number>.seg        a segment
-//!   *.bad                      a segment nobody can read, kept for a while
+//!   <segment>.bad              a segment nobody can read, kept for a while
 //!   stem   = boot id - unix milliseconds - nonce
 //!   holder = boot id - pid namespace - pid - start time - image, or "none" when it was released
 //! ```
@@ -76,8 +76,10 @@ pub fn parse(name: &str) -> Option<Name> {
 }
 
 fn parse_any(name: &str) -> Option<Name> {
-    if name.ends_with(".bad") {
-        return Some(Name::Bad);
+    if let Some(rest) = name.strip_suffix(".bad") {
+        let probe = rest.strip_suffix(".probe").and_then(Stem::parse);
+        let ours = probe.is_some() || matches!(parse_any(rest), Some(Name::Segment(..)));
+        return ours.then_some(Name::Bad);
     }
     if let Some(rest) = name.strip_suffix(".own") {
         let (stem, holder) = rest.split_once('@')?;
@@ -116,7 +118,9 @@ mod tests {
         assert_eq!(parse(&stem.own(None)), Some(Name::Own(stem, None)));
         assert_eq!(parse(&stem.own(Some(&holder))), Some(Name::Own(stem, Some(holder))));
         assert_eq!(parse(&stem.segment(u32::MAX)), Some(Name::Segment(stem, u32::MAX)));
-        assert_eq!(parse("x.bad"), Some(Name::Bad));
+        assert_eq!(parse(&format!("{}.bad", stem.segment(1))), Some(Name::Bad));
+        assert_eq!(parse(&format!("{}.probe.bad", stem.text())), Some(Name::Bad));
+        assert_eq!(parse("x.bad"), None);
         for odd in [
             "",
             ".own",
