@@ -214,3 +214,86 @@ fn is_at(file: &File, dir: &Directory, name: &str) -> bool {
     let (Ok(open), Ok(named)) = (file.metadata(), fs::symlink_metadata(dir.file(name))) else { return false };
     (open.dev(), open.ino()) == (named.dev(), named.ino())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    const STEM: Stem = Stem { created_ms: 1, boot: 2, nonce: 3 };
+
+    fn fresh(name: &str) -> (Directory, FileTable, Identity) {
+        let root = PathBuf::from(format!("/tmp/libtelemetry-{}-claim-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let dir = Directory::new(&root, "spool");
+        dir.enter().unwrap();
+        (dir, FileTable::new(), Identity::mine())
+    }
+
+    fn gone(dir: &Directory) {
+        fs::remove_dir_all(dir.path().parent().unwrap_or(Path::new("/nonexistent"))).unwrap();
+    }
+
+    fn names(dir: &Directory) -> Vec<String> {
+        let found = dir.list().unwrap();
+        let of = |(stem, holders): (&Stem, &Vec<_>)| {
+            holders.iter().map(|h: &Option<Identity>| stem.own(h.as_ref())).collect::<Vec<_>>()
+        };
+        found.owns.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn it_is_held_released_taken_and_finished() {
+        let (dir, table, me) = fresh("life");
+        let claim = Claim::create(&dir, STEM, &me, &table).unwrap();
+        assert_eq!((names(&dir), table.noted()), (vec![STEM.own(Some(&me))], 1));
+        assert!(Claim::take(&dir, STEM, Some(me), &me, &table).unwrap().is_none(), "its holder lives");
+        claim.release(&dir, &table);
+        assert_eq!((names(&dir), table.noted()), (vec![STEM.own(None)], 0));
+        let claim = Claim::take(&dir, STEM, None, &me, &table).unwrap().unwrap();
+        assert!(Claim::take(&dir, STEM, None, &me, &table).unwrap().is_none(), "it is taken");
+        assert_eq!(claim.stem(), STEM);
+        claim.finish(&dir, &table);
+        assert_eq!((names(&dir), table.noted()), (vec![], 0));
+        gone(&dir);
+    }
+
+    #[test]
+    fn it_is_renewed_whatever_was_done_to_its_file() {
+        let (dir, table, me) = fresh("renewed");
+        let mut claim = Claim::create(&dir, STEM, &me, &table).unwrap();
+        claim.renew(&dir, &table).unwrap();
+        dir.remove(&STEM.own(Some(&me))).unwrap();
+        claim.renew(&dir, &table).unwrap();
+        // A daemoniser closes everything.
+        files::close(claim.descriptor.as_ref().unwrap().fd);
+        claim.renew(&dir, &table).unwrap();
+        assert_eq!((names(&dir), table.noted()), (vec![STEM.own(Some(&me))], 1));
+        claim.finish(&dir, &table);
+        gone(&dir);
+    }
+
+    #[test]
+    fn what_has_no_own_file_is_taken_unless_somebody_has_one() {
+        let (dir, table, me) = fresh("unowned");
+        let claim = Claim::take_unowned(&dir, STEM, &me, &table).unwrap().unwrap();
+        assert!(Claim::take_unowned(&dir, STEM, &me, &table).unwrap().is_none());
+        assert_eq!(names(&dir), [STEM.own(Some(&me))], "and no second file is left");
+        claim.finish(&dir, &table);
+        gone(&dir);
+    }
+
+    #[test]
+    fn only_the_dead_and_the_unknown_are_orphans() {
+        let me = Identity::mine();
+        assert!(may_take(None, &me));
+        assert!(!may_take(Some(&me), &me));
+        for other in [
+            Identity { boot: me.boot ^ 1, ..me },
+            Identity { pid_ns: me.pid_ns + 1, ..me },
+            Identity { start: me.start - 1, ..me },
+        ] {
+            assert!(may_take(Some(&other), &me), "{other:?}");
+        }
+    }
+}

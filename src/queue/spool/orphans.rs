@@ -408,3 +408,109 @@ impl Drop for Orphans {
         self.release();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::record::{committed, crc, tag};
+    use std::fs;
+    use std::path::PathBuf;
+
+    const NONCE: u64 = 77;
+
+    fn stem(created_ms: u64) -> Stem {
+        Stem { created_ms, boot: 1, nonce: NONCE }
+    }
+
+    /// A segment with these bodies.
+    fn segment(number: u32, bodies: &[&[u8]]) -> Vec<u8> {
+        let owner = Identity { boot: 1, pid_ns: 2, pid: 3, start: 4, image: 0 };
+        let header =
+            Header { segment_len: 4096, owner, number, nonce: NONCE, created_ms: 5, format: [0; 16] };
+        let mut bytes = header.copy();
+        bytes.resize(256, 0);
+        for body in bodies {
+            let here = position(number, bytes.len() as u32);
+            let check = u64::from(crc(0, 1, NONCE, here, body));
+            let words = [committed(tag(NONCE, here), body.len()), check, 1, NONCE, here];
+            bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+            bytes.extend(*body);
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+        }
+        bytes
+    }
+
+    fn with_files(name: &str, files: &[(Stem, u32, &[&[u8]])], body: impl FnOnce(&Directory, Orphans)) {
+        let root = PathBuf::from(format!("/tmp/libtelemetry-{}-orphans-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let dir = Directory::new(&root, "spool");
+        dir.enter().unwrap();
+        for (stem, number, bodies) in files {
+            fs::write(dir.file(&stem.own(None)), "").unwrap();
+            fs::write(dir.file(&stem.segment(*number)), segment(*number, bodies)).unwrap();
+        }
+        let orphans = Orphans::new(dir.clone(), Identity::mine(), Arc::new(FileTable::new()));
+        body(&dir, orphans);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    fn next(orphans: &mut Orphans) -> Option<(Position, Position, Vec<u8>)> {
+        match orphans.look() {
+            Seen::Record { at, next, body, .. } => Some((at, next, body.to_vec())),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_oldest_first_one_after_the_other_and_gone_when_settled() {
+        let files: [(Stem, u32, &[&[u8]]); 3] =
+            [(stem(2), 0, &[b"e"]), (stem(1), 5, &[b"c", b"d"]), (stem(1), 4, &[b"a", b"b"])];
+        with_files("order", &files, |dir, mut orphans| {
+            assert!(orphans.is_idle() && next(&mut orphans).is_none(), "nothing before a search");
+            assert!(orphans.sweep(Duration::MAX).unwrap() > 3 * 256);
+            let mut last = 0;
+            for want in [b"a", b"b", b"c", b"d", b"e"] {
+                let (at, behind, body) = next(&mut orphans).unwrap();
+                assert_eq!(body, want);
+                assert!(at >= last && behind > at, "places only grow");
+                if want == b"b" {
+                    orphans.put_back(at);
+                    assert_eq!(next(&mut orphans), Some((at, behind, body)));
+                }
+                orphans.settle(behind);
+                last = behind;
+            }
+            assert!(next(&mut orphans).is_none());
+            let Seen::Empty { at } = orphans.look() else { panic!() };
+            orphans.settle(at);
+            assert!(orphans.is_idle());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        });
+    }
+
+    #[test]
+    fn what_was_not_settled_is_there_for_the_next() {
+        with_files("next", &[(stem(1), 4, &[b"a", b"b", b"c"])], |dir, mut orphans| {
+            orphans.sweep(Duration::MAX).unwrap();
+            let (_, behind, _) = next(&mut orphans).unwrap();
+            next(&mut orphans).unwrap();
+            orphans.settle(behind);
+            drop(orphans);
+            assert_eq!(dir.list().unwrap().owns[&stem(1)], [None], "released");
+            let mut again = Orphans::new(dir.clone(), Identity::mine(), Arc::new(FileTable::new()));
+            again.sweep(Duration::MAX).unwrap();
+            assert_eq!(next(&mut again).unwrap().2, b"b");
+        });
+    }
+
+    #[test]
+    fn what_somebody_holds_is_left_alone() {
+        with_files("held", &[(stem(1), 4, &[b"a"])], |dir, mut orphans| {
+            let held = stem(1).own(Some(&Identity::mine()));
+            fs::rename(dir.file(&stem(1).own(None)), dir.file(&held)).unwrap();
+            assert_eq!(orphans.sweep(Duration::MAX).unwrap(), 0);
+            assert!(next(&mut orphans).is_none() && orphans.is_idle());
+            assert!(dir.file(&held).exists());
+        });
+    }
+}

@@ -418,3 +418,107 @@ impl<'a> Store<'a> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::mmap::Mapping;
+    use crate::platform::page::WipedPage;
+    use crate::queue::log::Cursors;
+    use crate::queue::record::position;
+    use std::fs;
+    use std::path::PathBuf;
+
+    const LEN: u32 = 65_536;
+
+    crate::blank_struct! {
+        struct Words { cursors: Cursors, store: StoreWords }
+    }
+
+    /// A store of four segments, `memory` of them in memory, in a directory of its own.
+    fn with_store(name: &str, memory: u32, body: impl FnOnce(&Log<'_>, &Store<'_>)) {
+        let root = PathBuf::from(format!("/tmp/libtelemetry-{}-store-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let dir = Directory::new(&root, "spool");
+        let table = Arc::new(FileTable::new());
+        let spec = Spec { dir, format: header::format_name("json"), memory_segments: memory, table };
+        let page: WipedPage<Words, Slot> = WipedPage::new(4, true).unwrap();
+        let area = Mapping::reserved((4 + SPARES as usize) * LEN as usize).unwrap();
+        let cursors = &page.head().cursors;
+        let nonce = 5 << 32 | 1;
+        let log = Log { cursors, slots: page.tail(), segments: 4, segment_len: LEN, nonce, checked: true };
+        let words = &page.head().store;
+        Store::reset(words);
+        log.start_unsupplied();
+        body(&log, &Store { spec: &spec, words, area: area.addr() });
+        drop(words.claim.take());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    fn append(log: &Log<'_>, store: &Store<'_>, len: usize) -> bool {
+        while log.append(0, 1, &vec![b'x'; len], || true).is_err() {
+            if !store.supply_next(log) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Segment files and own files.
+    fn files(store: &Store<'_>) -> (usize, usize) {
+        let found = store.spec.dir.list().unwrap_or_default();
+        (found.segments.values().map(Vec::len).sum(), found.owns.len())
+    }
+
+    #[test]
+    fn files_come_with_the_events_and_go_with_them() {
+        with_store("life", 0, |log, store| {
+            assert_eq!(files(store), (0, 0));
+            while append(log, store, 20_000) {}
+            assert_eq!((files(store), log.accepted(), store.left(log)), ((4, 1), 12, 12));
+            let second = position(split(log.tail()).0 - 2, SEGMENT_HEADER);
+            store.settle(log, second);
+            assert_eq!((files(store), store.left(log)), ((3, 1), 9));
+            store.settle(log, log.tail());
+            assert_eq!((files(store), store.left(log)), ((1, 1), 0));
+            assert!(store.retire(log, true));
+            assert_eq!((files(store), append(log, store, 1)), ((0, 0), false));
+        });
+    }
+
+    #[test]
+    fn what_is_not_settled_is_left_to_whoever_comes() {
+        with_store("left", 0, |log, store| {
+            assert!(append(log, store, 10));
+            assert!(!store.retire(log, false), "held still");
+            assert!(store.spec.dir.list().unwrap().owns[&store.stem(log)][0].is_some());
+            assert!(!store.retire(log, true));
+            assert_eq!(store.spec.dir.list().unwrap().owns[&store.stem(log)], [None]);
+        });
+    }
+
+    #[test]
+    fn orphans_take_room_but_two_segments() {
+        with_store("room", 0, |log, store| {
+            store.set_orphans(log, u64::from(LEN));
+            assert_eq!(store.room(log), 3);
+            store.set_orphans(log, 100 * u64::from(LEN));
+            assert_eq!(store.room(log), 2);
+            while append(log, store, 20_000) {}
+            assert_eq!(files(store).0, 2);
+        });
+    }
+
+    #[test]
+    fn without_a_directory_segments_are_memory_as_many_as_allowed() {
+        with_store("memory", 2, |log, store| {
+            fs::create_dir(store.spec.dir.path().parent().unwrap()).unwrap();
+            fs::write(store.spec.dir.path(), "in the way").unwrap();
+            while append(log, store, 20_000) {}
+            assert_eq!((log.accepted(), store.left(log)), (6, 0));
+            assert_eq!(store.words.failures.load(Ordering::Relaxed), 1);
+            store.settle(log, log.tail());
+            assert!(append(log, store, 20_000), "room again");
+        });
+    }
+}
