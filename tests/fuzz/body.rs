@@ -72,9 +72,9 @@ impl Dish {
         let place = position(NUMBER, at as u32);
         match op % 8 {
             0 | 1 => {
-                let len = 1 + input.one()? * if op % 8 == 0 { 1 } else { 5 };
+                let len = 1 + input.one()? * if op.is_multiple_of(8) { 1 } else { 5 };
                 let body = vec![op as u8; len];
-                if at + footprint(len) <= LEN as usize && at % 8 == 0 {
+                if at + footprint(len) <= LEN as usize && at.is_multiple_of(8) {
                     self.bytes.extend(one_record(place, NONCE, 9, &body));
                     self.whole.push((at as u32, body));
                 }
