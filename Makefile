@@ -35,6 +35,9 @@ test-loom: ## the models of the queue, the page and the sender
 test-all-python:
 	$(VENV)/bin/python -m pytest tests
 
+chaos: build setup ## the long form of the kill tests
+	CHAOS=1 $(VENV)/bin/python -m pytest tests/chaos
+
 bench: build setup ## the budgets, measured here (SECONDS=n for a shorter run)
 	tests/bench/run.sh $(if $(SECONDS),--seconds $(SECONDS))
 
@@ -52,4 +55,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) dist demo-out
 
-.PHONY: help build setup demo test test-rust test-loom test-all-python bench generate lint fmt clean
+.PHONY: help build setup demo test test-rust test-loom test-all-python chaos bench generate lint fmt clean

@@ -295,7 +295,7 @@ fn nothing_is_taken_into_a_closed_log() {
         // The first event is settled; the log is empty, and full up to its segment's end.
         assert!(queue.append_supplying(1, &closed));
         let (_, next) = queue.read(queue.log().head()).unwrap();
-        queue.log().release(next, |_, _, _| {});
+        queue.log().release(next, |_, _, _| true);
         let producer = {
             let (queue, closed) = (queue.clone(), closed.clone());
             thread::spawn(move || [2, 3].into_iter().filter(|e| queue.append_supplying(*e, &closed)).count())

@@ -75,6 +75,8 @@ pub enum Fast<'a> {
 
 /// How long a caller waits for another thread that builds this process's world.
 const BUILD_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a caller waits for the oldest events to go.
+const EVICTION_PATIENCE: Duration = Duration::from_millis(5);
 /// How long after a failed thread start the next is tried.
 const START_PAUSE_MS: u64 = 1000;
 
@@ -156,11 +158,14 @@ impl Client {
                 }
                 Err(Refused::Torn) => {}
                 Err(Refused::Full) => {
+                    if self.flags.load(Ordering::Relaxed) & CLOSED != 0 {
+                        return Status::Closed;
+                    }
                     if self.supply(nonce) {
                         continue;
                     }
-                    if self.flags.load(Ordering::Relaxed) & CLOSED != 0 {
-                        return Status::Closed;
+                    if self.wait_for_eviction(&self.log(nonce)) {
+                        continue;
                     }
                     if !self.may_wait(&self.log(nonce), &mut blocked) {
                         return self.count_full();
@@ -243,6 +248,27 @@ impl Client {
     /// as they are needed.
     fn supply(&self, nonce: u64) -> bool {
         self.store().is_some_and(|store| store.supply_next(&self.log(nonce)))
+    }
+
+    /// The spool is full and the oldest events may go: have the sender see to that, which takes it a moment unless
+    /// it is inside a request. `true`: there is room.
+    #[cold]
+    fn wait_for_eviction(&self, log: &Log<'_>) -> bool {
+        let words = self.words();
+        if !self.settings.spool.evict || words.busy_since.load(Ordering::SeqCst) != 0 {
+            return false;
+        }
+        let head = log.head();
+        let deadline = Instant::now() + EVICTION_PATIENCE;
+        while log.head() == head && Instant::now() < deadline {
+            match words.state.load(Ordering::SeqCst) {
+                ABSENT if self.must_not_start(log) || !self.start_sender() => return false,
+                ASLEEP => words.wake(),
+                _ => {}
+            }
+            clock::nap(Duration::from_micros(50));
+        }
+        log.head() != head
     }
 
     /// The queue is full: have it emptied, and wait a little if the caller asked for that.
@@ -349,7 +375,7 @@ impl Client {
         let generation = StateWord::generation_of(entropy::random_u64(), self.page.is_wiped());
         let (slots, log) = (self.page.tail(), self.log(generation));
         let area = if self.spool.is_some() {
-            Mapping::reserved(self.segment_len as usize * slots.len())
+            Mapping::reserved(self.area.len())
         } else {
             memory::fill(slots, self.segment_len, self.page.is_wiped())
         };
@@ -455,9 +481,12 @@ impl Client {
         }
         match sink::open(&self.sink, self.sockets.clone()) {
             Ok(sink) => {
+                // After a raw clone libc's heap may be locked, and reading a directory needs it: others adopt.
+                let raw = self.words().raw.load(Ordering::Relaxed) != 0;
                 let orphans = self
                     .spool
                     .as_ref()
+                    .filter(|_| !raw)
                     .map(|spool| Orphans::new(spool.dir.clone(), Identity::mine(), spool.table.clone()));
                 let engine = Engine::new(self.settings.clone(), self.format.clone(), sink, orphans, desk);
                 Some(Box::new(engine))

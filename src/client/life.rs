@@ -84,7 +84,8 @@ impl Client {
         let deadline = Instant::now() + timeout;
         let (log, words) = (self.log(generation), self.words());
         let target = log.tail();
-        let asked = (rescue && self.spool.is_some() && !timeout.is_zero()).then(|| words.ask_rescue());
+        let adopts = self.spool.is_some() && words.raw.load(Ordering::Relaxed) == 0;
+        let asked = (rescue && adopts && !timeout.is_zero()).then(|| words.ask_rescue());
         let done = || log.head() >= target && asked.is_none_or(|asked| words.is_rescued(asked));
         if done() {
             return Status::Ok;
@@ -213,9 +214,12 @@ impl Client {
         if words.state.load(Ordering::SeqCst) == ABSENT {
             thread::wait_gone(words.tid.load(Ordering::SeqCst), deadline);
             if sender::become_consumer(words, Instant::now()) {
-                drop(self.control().engine.take());
                 if let Some(generation) = self.generation() {
-                    finally(&self.desk(generation));
+                    let desk = self.desk(generation);
+                    if let Some(engine) = self.control().engine.take() {
+                        engine.close(&desk);
+                    }
+                    finally(&desk);
                 }
                 words.leave_consumer();
             }
@@ -277,14 +281,14 @@ impl Client {
 
     /// The process exits: remove the spool's files if all is delivered (from then on the client is shut, so that
     /// nothing is taken that nobody would find), else leave them, with whatever is enqueued yet.
-    fn leave_spool(&self, generation: u64) {
-        if self.has_pending() {
-            let log = self.log(generation);
-            let left = self.store().map_or(0, |store| store.left(&log));
-            self.control().counters.left_in_spool.store(left, Ordering::Release);
-            return;
-        }
-        self.stop_sender(false, EXIT_PATIENCE, |desk| {
+    fn leave_spool(&self) {
+        // Nobody starts a sender any more.
+        self.words().start_after.store(u64::MAX, Ordering::Relaxed);
+        let left = &self.control().counters.left_in_spool;
+        // Unless the count below replaces it: a sender that does not stop in time may still deliver some.
+        left.store(self.stats().queue_events, Ordering::Release);
+        self.stop_sender(self.has_pending(), EXIT_PATIENCE, |desk| {
+            left.store(0, Ordering::Release);
             self.retire(desk, false);
             if !self.has_pending() {
                 self.flags.fetch_or(CLOSED, Ordering::SeqCst);
@@ -373,7 +377,7 @@ impl ForkAware for Client {
             return;
         }
         if self.spool.is_some() {
-            self.leave_spool(generation);
+            self.leave_spool();
         }
         if self.has_pending() {
             self.report_loss("at exit");

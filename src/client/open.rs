@@ -25,7 +25,7 @@ use crate::platform::sockets::{FileTable, SocketTable};
 use crate::queue::spool::claim;
 use crate::queue::spool::directory::{Directory, Problem};
 use crate::queue::spool::header::format_name;
-use crate::queue::spool::store::Spec;
+use crate::queue::spool::store::{SPARES, Spec};
 use crate::sink::{self, Endpoint, SinkConfig, url};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -44,7 +44,11 @@ pub enum OpenError {
 
 /// Open a client from its JSON configuration and the environment.
 pub fn open(json: &str) -> Result<Arc<Client>, OpenError> {
-    let mut config = Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?;
+    open_with(Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?)
+}
+
+/// Open a client from a configuration that was read already.
+pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
     // A server that changes its directory later must not move its files.
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
@@ -73,6 +77,7 @@ fn build(
         claim::prepare_page(try_wipe);
     }
     let slots = segments.next_power_of_two();
+    let spares = if spool.is_some() { SPARES as usize } else { 0 };
     let page = WipedPage::new(slots, try_wipe).map_err(io)?;
     let client = Arc::new_cyclic(|me| Client {
         page,
@@ -83,7 +88,7 @@ fn build(
         block: (config.on_full == OnFull::Block).then(|| Duration::from_millis(config.block_timeout_ms)),
         flags: AtomicU32::new(flags_of(config)),
         opened: AtomicBool::new(false),
-        area: Latest::new(config.segment_bytes * slots),
+        area: Latest::new(config.segment_bytes * (slots + spares)),
         sockets: Arc::new(SocketTable::new()),
         spool,
         settings,
@@ -135,7 +140,8 @@ fn spool_of(keys: &Spool, config: &Config) -> Result<Spec, OpenError> {
     let hash = config.destination_hash();
     let leaf = config.name.as_ref().map_or(hash.clone(), |name| format!("{name}-{hash}"));
     let dir = Directory::new(&keys.dir, &leaf);
-    match if process::effective_uid() == 0 { dir.check() } else { dir.enter() } {
+    let may_make = process::effective_uid() != 0 && !config.disabled;
+    match if may_make { dir.enter() } else { dir.check() } {
         Err(Problem::Unsafe(why)) => {
             let given = keys.dir.display().to_string();
             return Err(OpenError::Config(format!(

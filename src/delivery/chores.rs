@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - Each chore is bounded and has its own time; none is done without a spool.
-//! - The directory is searched when the engine is made, when a flush asks for it, and then at jittered intervals short
-//!   enough that a sibling's death is noticed within 15 s.
+//! - The directory is searched when the engine is made, when a flush asks for it, and then at jittered intervals: a
+//!   sibling's death is noticed within 15 s, also when a request that hangs for `timeout_ms` (10 s) comes between.
+//! - Chores are done between requests, never during one.
 
 use super::counters::add;
 use super::engine::{Desk, Engine};
@@ -16,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The shortest time between two searches, and what chance adds.
-const SWEEP_MS: (u64, u64) = (5000, 7000);
+const SWEEP_MS: (u64, u64) = (3000, 2000);
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 const SYNC: Duration = Duration::from_secs(1);
 /// With eviction, one part in so many of the room is kept free: nobody evicts during a request.
@@ -27,8 +28,8 @@ pub struct Chores {
     sweep: Instant,
     look_after: Instant,
     sync: Instant,
-    /// Everything before this is on the disk.
-    synced: Position,
+    /// The tail at the last sync, and before where everything is committed and on the disk.
+    synced: (Position, Position),
     /// The wish that the last search serves.
     serving: u32,
     /// What others left was searched for, and not all of it is delivered yet.
@@ -39,7 +40,7 @@ impl Chores {
     /// All at once.
     pub fn new() -> Chores {
         let now = Instant::now();
-        Chores { sweep: now, look_after: now, sync: now, synced: 0, serving: 0, searching: false }
+        Chores { sweep: now, look_after: now, sync: now, synced: (0, 0), serving: 0, searching: false }
     }
 
     /// What the last search found is delivered.
@@ -112,12 +113,14 @@ impl Engine {
     pub(super) fn sync(&mut self, desk: &Desk<'_>) {
         let Some(store) = desk.backing.spool() else { return };
         self.chores.sync = Instant::now() + SYNC;
-        let tail = desk.log.tail();
-        if tail == self.chores.synced {
+        let now = (desk.log.tail(), self.own.batch.read);
+        let (tail, whole) = self.chores.synced;
+        if now.0 == tail && whole == tail {
             return;
         }
-        match store.sync(&desk.log, self.chores.synced) {
-            Ok(()) => self.chores.synced = tail,
+        match store.sync(&desk.log, whole) {
+            // What is reserved and not committed yet is synced again.
+            Ok(()) => self.chores.synced = now,
             Err(why) => {
                 let dir = store.spec.dir.path().display();
                 say(Level::Warn, Reason::Spool, &format!("the spool {dir} cannot be synced: {why}"));

@@ -165,6 +165,13 @@ impl Engine {
         self.hole.is_some()
     }
 
+    /// The end: what others left and is not delivered yet goes back to them, and is not counted as ours.
+    pub fn close(self: Box<Self>, desk: &Desk<'_>) {
+        let batch = &self.orphaned.batch;
+        let open = (0..batch.len()).filter(|&i| batch.item(i).fate.is_none()).count();
+        desk.counters.recovered.fetch_sub(open as u64, Ordering::AcqRel);
+    }
+
     /// Close kept connections.
     pub fn rest(&mut self) {
         self.sink.close_idle();

@@ -121,7 +121,7 @@ pub fn live(
         let end = work(&mut engine, desk, idle, tick);
         let read = engine.read();
         if end == End::Stop {
-            drop(engine);
+            engine.close(desk);
             break;
         }
         if words.wish.load(Ordering::SeqCst) & WISH_END == 0 {

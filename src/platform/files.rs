@@ -5,9 +5,12 @@
 //!   process's death, and, by POSIX, also when the process closes *any* descriptor of that file.
 //! - A stretch given by [`allocate`] is backed by the disk: writing to its mapping cannot fail for want of space.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Device and inode of an open descriptor: whether a number still is what it was.
 pub fn identity(fd: i32) -> Option<(u64, u64)> {
@@ -29,12 +32,55 @@ pub fn close(fd: i32) {
     unsafe { libc::close(fd) };
 }
 
-/// Take the record lock on the whole file, without waiting. `false`: another process has it.
-pub fn lock(fd: i32) -> io::Result<bool> {
+/// A lock on the whole of a file.
+fn whole_file() -> libc::flock {
     // SAFETY: all-zero bytes are a value of `flock`: from 0, to the end, of no process.
     let mut whole: libc::flock = unsafe { std::mem::zeroed() };
     whole.l_type = libc::F_WRLCK as libc::c_short;
     whole.l_whence = libc::SEEK_SET as libc::c_short;
+    whole
+}
+
+/// Whether another process has the record lock; takes nothing. The descriptor may be one to read.
+pub fn is_locked(fd: i32) -> io::Result<bool> {
+    let mut found = whole_file();
+    // SAFETY: the descriptor is open and `found` a valid lock description, which the kernel may overwrite.
+    if unsafe { libc::fcntl(fd, libc::F_GETLK, &raw mut found) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Give an open file that has no name one. Fails if the name is taken, or where the system cannot.
+pub fn give_name(file: &File, path: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let to = CString::new(path.as_os_str().as_bytes())?;
+        let here = libc::AT_FDCWD;
+        // SAFETY: both are C strings.
+        match unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, path);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// What makes `open` of a directory give a file without a name.
+#[cfg(target_os = "linux")]
+pub const NAMELESS: libc::c_int = libc::O_TMPFILE;
+/// No such thing here: the opening of a directory for writing fails.
+#[cfg(not(target_os = "linux"))]
+pub const NAMELESS: libc::c_int = 0;
+
+/// Take the record lock on the whole file, without waiting. `false`: another process has it.
+pub fn lock(fd: i32) -> io::Result<bool> {
+    let whole = whole_file();
     // SAFETY: the descriptor is open and `whole` a valid lock description.
     if unsafe { libc::fcntl(fd, libc::F_SETLK, &raw const whole) } == 0 {
         return Ok(true);
@@ -84,11 +130,18 @@ pub fn allocate(file: &File, len: u64) -> io::Result<()> {
 /// `[addr, addr + len)` must be page-aligned mappings of ours that nobody else uses, and the file at least
 /// `len` bytes long for as long as the mapping is used.
 pub unsafe fn map_over(addr: usize, len: usize, file: &File) -> io::Result<()> {
-    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: the caller's promise.
-    let p = unsafe { libc::mmap(addr as *mut libc::c_void, len, prot, flags, file.as_raw_fd(), 0) };
-    if p == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let map = |at: usize, flags: libc::c_int| {
+        // SAFETY: a place of the kernel's choice, or the caller's promise.
+        let p = unsafe { libc::mmap(at as *mut libc::c_void, len, prot, flags, file.as_raw_fd(), 0) };
+        if p == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(p) }
+    };
+    // A file system that refuses is found out elsewhere: where something is replaced, older kernels have taken
+    // away what was there by the time they fail, and another thread may be given the gap.
+    let elsewhere = map(0, libc::MAP_SHARED)?;
+    // SAFETY: the mapping just made, which nobody uses.
+    unsafe { libc::munmap(elsewhere, len) };
+    map(addr, libc::MAP_SHARED | libc::MAP_FIXED).map(drop)
 }
 
 /// Bring a shared mapping's changes, and what is needed to find them, to the disk. Waits for it.
@@ -126,6 +179,7 @@ mod tests {
         let (a, path) = file("lock");
         assert!(lock(a.as_raw_fd()).unwrap());
         assert!(lock(a.as_raw_fd()).unwrap());
+        assert!(!is_locked(a.as_raw_fd()).unwrap(), "only another process's");
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -114,6 +114,15 @@ pub unsafe fn cover(addr: usize, len: usize) -> bool {
     p != libc::MAP_FAILED
 }
 
+/// Take a whole mapping of ours away, given by the address it was leaked at.
+///
+/// # Safety
+/// Nobody may use it any more.
+pub unsafe fn unmap(addr: usize, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { libc::munmap(addr as *mut libc::c_void, len) };
+}
+
 /// Keeps the latest of several mappings of one length; those before are abandoned, not unmapped: a child must
 /// not take away what an interrupted call of its parent's may still write to.
 #[derive(Debug)]
@@ -133,6 +142,16 @@ impl Latest {
         if mapping.len == self.len {
             self.addr.store(mapping.leak(), Ordering::Release);
         }
+    }
+
+    /// Bytes of each.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: see [`Mapping::is_empty`].
+    pub fn is_empty(&self) -> bool {
+        false
     }
 
     /// The latest one's address; 0 before there is one.

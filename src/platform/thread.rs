@@ -12,6 +12,12 @@ const STACK: usize = 1 << 20;
 
 /// Start a detached thread. All signals are blocked in it from its first instruction.
 pub fn spawn_detached(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    unsignalled(|| std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body)).map(drop)
+}
+
+/// Run `body` with all signals of this thread held back: no handler of the host's can fork, jump or come back
+/// here in the middle of it.
+pub fn unsignalled<R>(body: impl FnOnce() -> R) -> R {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut old = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are valid places; sigfillset initialises the first, pthread_sigmask the second.
@@ -19,10 +25,10 @@ pub fn spawn_detached(name: &str, body: impl FnOnce() + Send + 'static) -> io::R
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
     }
-    let started = std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body);
+    let result = body();
     // SAFETY: `old` was filled in by the call above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
-    started.map(drop)
+    result
 }
 
 /// The kernel's id of the calling thread.

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - 0 is free; else the kernel id of the holding thread and, above it, when it was taken.
-//! - Nobody waits longer than asked, and a signal handler never for the thread it interrupted.
+//! - Nobody waits longer than asked. The holder's signals are held back: no handler forks or comes back here in the
+//!   middle of what the lock guards.
 //! - A holder that is dead, or has held it beyond [`STALE`] (it jumped out), is replaced: what the lock guards
 //!   must bear that, by compare-exchange of its own.
 
@@ -31,11 +32,13 @@ impl TidLock {
 
     /// Run `body` as the holder. `None` if it could not be had within `patience`.
     pub fn with<R>(&self, patience: Duration, body: impl FnOnce() -> R) -> Option<R> {
-        let mine = self.take(patience)?;
-        let result = body();
-        // Not if it was taken over meanwhile.
-        let _ = self.word.compare_exchange(mine, 0, Ordering::AcqRel, Ordering::Relaxed);
-        Some(result)
+        thread::unsignalled(|| {
+            let mine = self.take(patience)?;
+            let result = body();
+            // Not if it was taken over meanwhile.
+            let _ = self.word.compare_exchange(mine, 0, Ordering::AcqRel, Ordering::Relaxed);
+            Some(result)
+        })
     }
 
     fn take(&self, patience: Duration) -> Option<u64> {

@@ -4,7 +4,8 @@
 //! - Numbers are supplied in order and released in order; a slot has memory from the one to the other.
 //! - One supplies at a time (the caller's duty), but should two do, each slot is claimed by compare-exchange.
 //! - Only the consumer releases. What a producer may still write to is kept mapped for ever.
-//! - [`Log::close`] is final: it succeeds only while the log is empty, and nothing is reserved afterwards.
+//! - [`Log::close`] and [`Log::seal`] are final: nothing is reserved afterwards; the first succeeds only while the log
+//!   is empty.
 
 use super::log::{FILLING, Log, NOT_YET, TAINTED};
 use super::record::{Position, position, split};
@@ -45,16 +46,17 @@ impl<'a> Log<'a> {
     }
 
     /// Everything before `to` is settled for good. `free` takes back the memory of each segment that lies
-    /// before it, told its number and whether a producer may still write there.
-    pub fn release(&self, to: Position, mut free: impl FnMut(&'a Slot, u32, bool)) {
+    /// before it, told its number and whether a producer may still write there, and says whether the slot's own place
+    /// may be used again.
+    pub fn release(&self, to: Position, mut free: impl FnMut(&'a Slot, u32, bool) -> bool) {
         let (mut number, last) = (split(self.head()).0, split(to).0);
         while number != last {
             let tainted = self.given_up_between(position(number, 0), position(number + 1, 0));
             // A log that has just begun stands at the end of a segment that never was.
             let is_its = |slot: &&Slot| slot.clean.load(Ordering::Relaxed) == u64::from(number);
             if let Some(slot) = self.slot_of(number).filter(is_its) {
-                free(slot, number, tainted);
-                slot.clean.store(if tainted { TAINTED } else { NOT_YET }, Ordering::Relaxed);
+                let again = free(slot, number, tainted);
+                slot.clean.store(if again { NOT_YET } else { TAINTED }, Ordering::Relaxed);
             }
             number += 1;
         }
@@ -81,24 +83,41 @@ impl<'a> Log<'a> {
 
     /// Close the log if it is empty: from now on producers find it full. The caller supplies nothing more.
     pub fn close(&self) -> bool {
+        self.end(|tail| self.head() == tail) && self.head() == self.tail()
+    }
+
+    /// Close the log whatever is in it; what is reserved already may still be committed.
+    pub fn seal(&self) {
+        while !self.end(|_| true) {}
+    }
+
+    /// Move the tail to where nothing follows, if `may` still says so of it.
+    fn end(&self, may: impl Fn(Position) -> bool) -> bool {
         let tail = self.tail();
-        let next = split(tail).0.wrapping_add(1);
-        let Some(slot) = self.slot_of(next) else { return false };
+        let (number, offset) = split(tail);
+        if offset > self.segment_len {
+            return true;
+        }
+        let Some(slot) = self.slot_of(number.wrapping_add(1)) else { return false };
         // First the way out of this segment, then this segment.
-        let named = slot.clean.load(Ordering::Acquire) == u64::from(next);
+        let next = u64::from(number.wrapping_add(1));
+        let named = slot.clean.load(Ordering::Acquire) == next;
         if named {
             slot.clean.store(FILLING, Ordering::SeqCst);
         }
         // Not the place of a full segment's tail, from which a producer may be about to go on.
-        let end = position(split(tail).0, self.segment_len + 8);
-        let empty = self.head() == tail
+        let end = position(number, self.segment_len + 8);
+        let empty = self.head() == tail;
+        let ended = may(tail)
             && self.cursors.tail.compare_exchange(tail, end, Ordering::SeqCst, Ordering::Relaxed).is_ok();
-        if empty {
+        if !ended && named {
+            slot.clean.store(next, Ordering::SeqCst);
+        } else if ended && empty {
             self.cursors.head.store(end, Ordering::Release);
-        } else if named {
-            slot.clean.store(u64::from(next), Ordering::SeqCst);
+        } else if ended && offset < self.segment_len {
+            self.slot_of(number).inspect(|slot| self.pad(tail, slot.segment()));
         }
-        empty
+        ended
     }
 }
 
@@ -159,6 +178,7 @@ mod tests {
             log.release(position(first + 1, 256), |slot, number, tainted| {
                 assert_eq!((number, tainted), (first, false));
                 slot.clear();
+                true
             });
             assert_eq!(log.wanted(3), Some(first + 3));
         });
@@ -173,7 +193,10 @@ mod tests {
             log.release(position(first, 256), |_, number, _| panic!("{number} is not settled"));
             assert!(matches!(log.look(position(first + 1, 256)), Seen::Record { .. }));
             let mut freed = Vec::new();
-            log.release(position(first + 1, 256), |_, number, _| freed.push(number));
+            log.release(position(first + 1, 256), |_, number, _| {
+                freed.push(number);
+                true
+            });
             assert_eq!(freed, [first]);
         });
     }
@@ -187,7 +210,10 @@ mod tests {
             supply(first + 1);
             assert!(!log.close());
             assert!(append(log, 3000) && append(log, 3000), "it goes on, also into the next segment");
-            log.release(log.tail(), |slot, _, _| slot.clear());
+            log.release(log.tail(), |slot, _, _| {
+                slot.clear();
+                true
+            });
             assert!(log.close());
             assert!(!append(log, 10));
             assert!(log.close(), "it stays closed");

@@ -61,10 +61,10 @@ def programs(tmp_path_factory):
 
 
 class Collector:
-    def __init__(self, out):
+    def __init__(self, out, listen="127.0.0.1:0"):
         self.out = out
         self.process = subprocess.Popen(
-            [BUILD / "telemetry", "collect", "--listen", "127.0.0.1:0", "--out", str(out)],
+            [BUILD / "telemetry", "collect", "--listen", listen, "--out", str(out)],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -167,6 +167,16 @@ def compare(ledger, outs):
     return arrived
 
 
+def environment(**more):
+    """The environment of a test program: nothing in it configures the library unasked."""
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("TELEMETRY_", "OTEL_")) and not key.lower().endswith("_proxy")
+    }
+    return inherited | more
+
+
 @pytest.fixture
 def run(programs, collector, tmp_path):
     """run(program, *args, ...): runs it to its end, which must be status 0, and compares."""
@@ -186,26 +196,21 @@ def run(programs, collector, tmp_path):
     ):
         ledger = tmp_path / "ledger"
         ledger.touch()
-        environment = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("TELEMETRY_", "OTEL_")) and not key.lower().endswith("_proxy")
-        }
-        environment |= {
-            "TEST_LEDGER": str(ledger),
-            "TEST_COLLECTOR": collector.url,
-            "TEST_ENDPOINT": endpoint or collector.url,
-            "TEST_LIBRARY": str(programs.library),
-        }
+        variables = environment(
+            TEST_LEDGER=str(ledger),
+            TEST_COLLECTOR=collector.url,
+            TEST_ENDPOINT=endpoint or collector.url,
+            TEST_LIBRARY=str(programs.library),
+        )
         if detector == "fallback":
-            environment["TELEMETRY_TEST_NO_WIPEONFORK"] = "1"
-        environment |= env or {}
+            variables["TELEMETRY_TEST_NO_WIPEONFORK"] = "1"
+        variables |= env or {}
         log = tmp_path / "stderr"
         started = time.monotonic()
         with log.open("w") as stderr:
             process = subprocess.Popen(
                 [*prefix, *RUNNER, str(programs(name, link=link)), *map(str, args)],
-                env=environment,
+                env=variables,
                 stderr=stderr,
                 cwd=tmp_path,
                 pass_fds=pass_fds,

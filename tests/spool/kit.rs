@@ -117,12 +117,14 @@ impl Adopter {
         Adopter { orphans, dir: dir.clone(), table }
     }
 
-    /// What it has taken is held by nobody, and nothing is tidied.
-    pub fn kill(self) {
+    /// What it has taken is held by nobody, and nothing is tidied. `spare` is somebody else's of this process.
+    pub fn kill(self, spare: Option<Stem>) {
         std::mem::forget(self.orphans);
         self.table.close_inherited();
         for name in fs::read_dir(self.dir.path()).unwrap().flatten() {
-            if let Some(Name::Own(stem, Some(_))) = parse(name.file_name().to_str().unwrap()) {
+            if let Some(Name::Own(stem, Some(_))) = parse(name.file_name().to_str().unwrap())
+                && Some(stem) != spare
+            {
                 abandon(&self.dir, stem);
             }
         }

@@ -1,7 +1,7 @@
 //! How much disk, for how long, and what goes when it is used up.
 use crate::collector::{Collector, Reply, unix_url};
 use crate::host::{Dir, Host, check, until};
-use crate::spool::{SEGMENT, Spool, event, numbers_in};
+use crate::spool::{SEGMENT, Spool, event, numbers_in, same};
 use crate::victim::Victim;
 use serde_json::json;
 use std::fs;
@@ -41,7 +41,7 @@ fn the_disk_never_holds_more_than_allowed() {
     assert_eq!((s.accepted, s.queue_events, s.dropped_full, s.spool_failures), (taken, taken, 1, 0));
     // All five are used, and all of it is on the disk.
     assert!(taken >= 5 * (SEGMENT as u64 / 240 - 2), "{taken}");
-    assert_eq!(spool.on_disk(), (0..taken).collect::<Vec<_>>());
+    same(&spool.on_disk(), 0..taken);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn room_comes_back_with_the_collector() {
     let collector = Collector::at(&path, |_| Reply::Status(200));
     until("room", || host.enqueue(event(taken, 200)) == Status::Ok);
     host.flush_all();
-    assert_eq!(collector.numbers(), (0..=taken).collect::<Vec<_>>());
+    same(&collector.numbers(), 0..=taken);
     check(&host.stats());
 }
 
@@ -117,7 +117,7 @@ fn the_oldest_make_room_for_the_newest() {
         let s = host.stats();
         assert_eq!(s.accepted, s.delivered + s.evicted);
         // The newest, without a gap, and nearly as many as there is room for.
-        assert_eq!(numbers, (s.evicted..6000).collect::<Vec<_>>());
+        same(&numbers, s.evicted..6000);
         let room = (segments - 1).max(1) as u64 * (SEGMENT as u64 / 240);
         assert!(s.delivered + 300 > room / 2, "{segments}: only {} were kept", s.delivered);
     }
@@ -216,7 +216,7 @@ fn sync_brings_it_to_the_disk() {
         let host = Host::open(collector.url(), spool.keys(keys));
         host.fill(0..2000);
         host.flush_all();
-        assert_eq!(collector.numbers(), (0..2000).collect::<Vec<_>>(), "{sync}");
+        same(&collector.numbers(), 0..2000);
         let Some(calls) = calls(sync) else { continue };
         let first = |what: &str| calls.iter().position(|call| call == what);
         assert!(first("request").is_some(), "{calls:?}");

@@ -20,6 +20,7 @@ mod hostile;
 mod kit;
 mod limits;
 mod many;
+mod model;
 mod places;
 mod recovery;
 mod spool;

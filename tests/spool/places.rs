@@ -1,7 +1,7 @@
 //! Directories that are not safe, not there, full, read-only or taken away.
 use crate::collector::Collector;
 use crate::host::{Dir, Host, LONG, alone, alone_under, check, until};
-use crate::spool::{SEGMENT, Spool, event, leaf_of, mkdir, put};
+use crate::spool::{SEGMENT, Spool, event, leaf_of, mkdir, put, same};
 use serde_json::{Value, json};
 use std::ffi::CString;
 use std::fs::{self, Permissions};
@@ -160,7 +160,7 @@ fn root_does_not_write_into_another_users_directory() {
     host.fill(0..10);
     assert_eq!((spool.names(), host.stats().spool_failures), (Vec::new(), 1));
     host.flush_all();
-    assert_eq!(collector.numbers(), (0..10).collect::<Vec<_>>());
+    same(&collector.numbers(), 0..10);
 }
 
 /// Nothing goes until it is flushed: what is in the queue can be looked at.
@@ -187,7 +187,7 @@ fn until_on_disk(host: &Host, spool: &Spool, mut n: u64) -> u64 {
 /// All arrive, each once, in order.
 fn all_arrive(host: &Host, collector: &Collector, n: u64) {
     host.flush_all();
-    assert_eq!(collector.numbers(), (0..n).collect::<Vec<_>>());
+    same(&collector.numbers(), 0..n);
     let s = host.stats();
     check(&s);
     assert_eq!((s.accepted, s.delivered, s.queue_events), (n, n, 0));
@@ -358,7 +358,7 @@ fn a_full_disk() {
         // Somebody fills what little is left: what is mapped has its space.
         let _ = fs::write(disk.join("more"), vec![1; 120 * 1024]);
         host.flush_all();
-        assert_eq!(collector.numbers(), (0..n).collect::<Vec<_>>());
+        same(&collector.numbers(), 0..n);
         let _ = fs::remove_file(disk.join("more"));
         fs::remove_file(&ballast).unwrap();
         let n = until_on_disk(&host, &spool, n);
@@ -380,6 +380,6 @@ fn a_read_only_disk() {
         all_arrive(&host, &collector, n);
         // What others left on a disk that cannot be written to now stays there.
         host.fill(n..n + 10);
-        assert_eq!(spool.on_disk(), (n..n + 10).collect::<Vec<_>>());
+        same(&spool.on_disk(), n..n + 10);
     });
 }

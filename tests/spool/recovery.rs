@@ -2,10 +2,11 @@
 use crate::collector::{Collector, Latch, Reply, Seen};
 use crate::host::{Host, LONG, balanced, check, until};
 use crate::hostile::segment;
-use crate::spool::{SEGMENT, Spool, event};
+use crate::spool::{SEGMENT, Spool, event, same};
 use crate::victim::Victim;
 use serde_json::{Value, json};
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,21 @@ fn holding(after: usize) -> (Collector, Arc<Latch>) {
     (collector, latch)
 }
 
+/// What processes leave that enqueue these events of `len` bytes and die together, so that none adopts what another
+/// left.
+fn left_by(numbers: &[Range<u64>], len: usize, url: &str, more: &Value) -> Spool {
+    let spool = Spool::new();
+    let fill = |range: &Range<u64>| {
+        let mut victim = Victim::open(url, spool.keys(more.clone()));
+        victim.fill(range.clone(), len);
+        victim
+    };
+    let alive: Vec<Victim> = numbers.iter().map(fill).collect();
+    let left = spool.killed_now();
+    drop(alive);
+    left
+}
+
 #[test]
 fn what_is_settled_stays_settled_and_the_batch_in_flight_goes_again() {
     let (collector, latch) = holding(2);
@@ -42,8 +58,8 @@ fn what_is_settled_stays_settled_and_the_batch_in_flight_goes_again() {
     let host = Host::open(collector.url(), keys());
     host.flush_all();
     let all = collector.requests();
-    assert_eq!(all[..3].iter().flat_map(Seen::numbers).collect::<Vec<_>>(), (0..30).collect::<Vec<_>>());
-    assert_eq!(all[3..].iter().flat_map(Seen::numbers).collect::<Vec<_>>(), (20..35).collect::<Vec<_>>());
+    same(&all[..3].iter().flat_map(Seen::numbers).collect::<Vec<_>>(), 0..30);
+    same(&all[3..].iter().flat_map(Seen::numbers).collect::<Vec<_>>(), 20..35);
     assert_eq!(ids(&all[3]), ids(&all[2]), "under the same ids");
     assert_eq!(all[3].events(), all[2].events(), "and with the same times");
     let s = host.stats();
@@ -55,14 +71,10 @@ fn what_is_settled_stays_settled_and_the_batch_in_flight_goes_again() {
 #[test]
 fn an_adopter_that_is_killed_has_settled_what_it_delivered() {
     let (collector, latch) = holding(1);
-    let spool = Spool::new();
-    let keys = || spool.keys(json!({"batch": {"max_events": 10, "max_age_ms": 3_600_000}}));
+    let keys = json!({"batch": {"max_events": 10, "max_age_ms": 3_600_000}});
     // Less than a batch: nothing goes by itself. Two stems.
-    for from in [0, 9] {
-        let mut victim = Victim::open(collector.url(), keys());
-        victim.fill(from..from + 9, 50);
-        victim.kill();
-    }
+    let spool = left_by(&[0..9, 9..18], 50, collector.url(), &keys);
+    let keys = || spool.keys(keys.clone());
     let mut adopter = Victim::open(collector.url(), keys());
     thread::scope(|scope| {
         scope.spawn(|| assert_eq!(adopter.flush(100), "Timeout"));
@@ -73,8 +85,8 @@ fn an_adopter_that_is_killed_has_settled_what_it_delivered() {
     let host = Host::open(collector.url(), keys());
     host.flush_all();
     let all = collector.requests();
-    assert_eq!(all[0].numbers(), (0..10).collect::<Vec<_>>());
-    assert_eq!(all[1].numbers(), (10..18).collect::<Vec<_>>());
+    same(&all[0].numbers(), 0..10);
+    same(&all[1].numbers(), 10..18);
     assert_eq!(all[2].numbers(), all[1].numbers());
     assert_eq!((all.len(), ids(&all[2])), (3, ids(&all[1])));
     assert_eq!(host.stats().recovered, 8);
@@ -83,19 +95,15 @@ fn an_adopter_that_is_killed_has_settled_what_it_delivered() {
 #[test]
 fn order_is_kept_within_a_process_over_many_segments() {
     let collector = Collector::kind();
-    let spool = Spool::new();
-    let keys = || spool.keys(json!({"batch": {"max_events": 100_000, "max_age_ms": 3_600_000}}));
+    let keys = json!({"batch": {"max_events": 100_000, "max_age_ms": 3_600_000}});
     const EACH: u64 = 3000;
-    for i in 0..3 {
-        let mut victim = Victim::open(collector.url(), keys());
-        victim.fill(i * EACH..(i + 1) * EACH, 200);
-        victim.kill();
-    }
+    let of = |i: u64| i * EACH..(i + 1) * EACH;
+    let spool = left_by(&[of(0), of(1), of(2)], 200, collector.url(), &keys);
     assert!(spool.segments().len() > 30);
-    let host = Host::open(collector.url(), keys());
+    let host = Host::open(collector.url(), spool.keys(keys));
     host.flush_all();
     // And the oldest process first.
-    assert_eq!(collector.numbers(), (0..3 * EACH).collect::<Vec<_>>());
+    same(&collector.numbers(), 0..3 * EACH);
     assert_eq!(spool.names(), Vec::<String>::new());
 }
 
@@ -178,7 +186,7 @@ fn several_adopters_never_take_the_same() {
     });
     let mut numbers = collector.numbers();
     numbers.sort_unstable();
-    assert_eq!(numbers, (0..n).collect::<Vec<_>>(), "each once");
+    same(&numbers, 0..n);
     hosts.iter().for_each(|host| check(&host.stats()));
     assert!(spool.names().iter().all(|name| name.ends_with(".own")), "{:?}", spool.names());
 }
@@ -213,7 +221,7 @@ fn files_go_one_by_one_as_they_are_settled() {
     // Half of it is delivered, and half of the files are gone.
     collector.wait(6);
     assert_eq!(host.stats().delivered, 1500);
-    assert_eq!(spool.on_disk(), (1500..3000).collect::<Vec<_>>());
+    same(&spool.on_disk(), 1500..3000);
     let per_file = SEGMENT / 240;
     assert!(spool.segments().len() <= 1500 / per_file + 3, "{:?}", spool.names());
     latch.open();
@@ -235,7 +243,7 @@ fn a_shutdown_without_a_collector_leaves_all_to_the_next() {
     host.fill(0..500);
     assert_eq!(host.shutdown(Duration::from_millis(50)), Status::Timeout);
     assert_eq!(host.stats().left_in_spool, 500);
-    assert_eq!(spool.on_disk(), (0..500).collect::<Vec<_>>());
+    same(&spool.on_disk(), 0..500);
     drop(host);
     assert!(spool.names().iter().any(|name| name.ends_with("@none.own")), "held by nobody");
     deaf.store(false, Ordering::SeqCst);
@@ -243,7 +251,7 @@ fn a_shutdown_without_a_collector_leaves_all_to_the_next() {
     let host = Host::open(collector.url(), spool.keys(json!({})));
     host.flush_all();
     let numbers: Vec<u64> = collector.requests()[before..].iter().flat_map(Seen::numbers).collect();
-    assert_eq!(numbers, (0..500).collect::<Vec<_>>());
+    same(&numbers, 0..500);
     assert_eq!(host.stats().recovered, 500);
 }
 

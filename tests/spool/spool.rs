@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use telemetry::client::config::Config;
 use telemetry::queue::record::{HEADER, footprint};
 use telemetry::queue::segment::SEGMENT_HEADER;
@@ -37,6 +38,18 @@ impl Spool {
         Spool { root: dir.0.clone(), _dir: Some(dir) }
     }
 
+    /// In memory, where there is such a place: for tests that make very many.
+    pub fn fast() -> Spool {
+        static N: AtomicU32 = AtomicU32::new(0);
+        if !Path::new("/dev/shm").is_dir() {
+            return Spool::new();
+        }
+        let n = N.fetch_add(1, Ordering::Relaxed);
+        let root = PathBuf::from(format!("/dev/shm/telemetry-spool-{}-{n}", std::process::id()));
+        mkdir(&root);
+        Spool { root: root.clone(), _dir: Some(Dir(root)) }
+    }
+
     /// At a place that is somebody else's.
     pub fn at(root: &Path) -> Spool {
         Spool { root: root.to_path_buf(), _dir: None }
@@ -44,9 +57,12 @@ impl Spool {
 
     /// With the directory of that endpoint's clients made.
     pub fn of(url: &str) -> Spool {
-        let spool = Spool::new();
-        mkdir(&spool.root().join(leaf_of(url)));
-        spool
+        Spool::new().with_leaf(url)
+    }
+
+    pub fn with_leaf(self, url: &str) -> Spool {
+        mkdir(&self.root().join(leaf_of(url)));
+        self
     }
 
     pub fn root(&self) -> &Path {
@@ -105,7 +121,7 @@ impl Spool {
 
     /// What a kill at this instant leaves: the segments as they are, held by nobody.
     pub fn killed_now(&self) -> Spool {
-        let to = Spool::new();
+        let to = if self.root.starts_with("/dev/shm") { Spool::fast() } else { Spool::new() };
         for leaf in fs::read_dir(self.root()).unwrap().flatten() {
             let copy = to.root().join(leaf.file_name());
             mkdir(&copy);
@@ -166,4 +182,20 @@ pub fn places(lengths: impl IntoIterator<Item = usize>) -> Vec<(usize, usize, us
         (start, start + HEADER + len, at)
     };
     lengths.into_iter().map(place).collect()
+}
+
+/// These numbers and no others, in this order; says where they differ.
+#[track_caller]
+pub fn same(got: &[u64], want: impl IntoIterator<Item = u64>) {
+    let want: Vec<u64> = want.into_iter().collect();
+    let at = got.iter().zip(&want).position(|(a, b)| a != b).unwrap_or(got.len().min(want.len()));
+    let near = |all: &[u64]| all[at.min(all.len())..(at + 10).min(all.len())].to_vec();
+    assert!(
+        got == want,
+        "{} instead of {} numbers; from place {at} on {:?} instead of {:?}",
+        got.len(),
+        want.len(),
+        near(got),
+        near(&want)
+    );
 }

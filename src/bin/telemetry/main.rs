@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod collect;
+mod spool;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -22,11 +23,14 @@ struct Cli {
 enum Command {
     /// Run a collector: takes events over HTTP, counts them by worker and id, shows a live page, injects faults.
     Collect(collect::Args),
+    /// Look into a spool's directory, check it, or deliver what dead processes left in it.
+    Spool(spool::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Collect(args) => collect::run(args),
+        Command::Spool(args) => spool::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

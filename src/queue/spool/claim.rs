@@ -139,8 +139,8 @@ impl Claim {
             return Ok(());
         }
         self.let_go(table);
-        let file = match dir.create(&name) {
-            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => dir.open(&name)?,
+        let file = match dir.open(&name) {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Self::place(dir, &name)?,
             file => file?,
         };
         if !files::lock(file.as_raw_fd())? {
@@ -150,10 +150,24 @@ impl Claim {
         Ok(())
     }
 
+    /// Make the own file: it gets its name with the lock on it, where the file system can do that.
+    fn place(dir: &Directory, name: &str) -> io::Result<File> {
+        let named = dir.create_nameless().and_then(|file| {
+            files::lock(file.as_raw_fd())?;
+            files::give_name(&file, &dir.file(name))?;
+            Ok(file)
+        });
+        named.or_else(|_| dir.create(name))
+    }
+
     /// Leave the stem to whoever comes: its holder is nobody from now on.
     pub fn release(mut self, dir: &Directory, table: &FileTable) {
-        let _ = fs::rename(dir.file(&self.stem.own(Some(&self.holder))), dir.file(&self.stem.own(None)));
-        self.let_go(table);
+        // Another client of this process must not take it between the two: our close would drop its lock.
+        let both = || {
+            let _ = fs::rename(dir.file(&self.stem.own(Some(&self.holder))), dir.file(&self.stem.own(None)));
+            self.let_go(table);
+        };
+        taking().with(PATIENCE, both);
     }
 
     /// Nothing is left of the stem: remove its own file.

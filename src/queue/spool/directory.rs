@@ -7,6 +7,7 @@
 //! - Nothing here follows a symlink in the last component, and every descriptor is closed by `exec`.
 
 use super::names::{Name, Stem, parse};
+use crate::platform::files::NAMELESS;
 use crate::platform::identity::Identity;
 use crate::platform::process;
 use std::collections::BTreeMap;
@@ -111,11 +112,24 @@ impl Directory {
         how.custom_flags(libc::O_NOFOLLOW).open(self.file(name))
     }
 
+    /// Make a file without a name, which is gone with its descriptor. Not every file system can.
+    pub fn create_nameless(&self) -> io::Result<File> {
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).mode(0o600).custom_flags(NAMELESS).open(&self.path)
+    }
+
     /// Open a file for reading and writing. Never waits, whatever kind of file somebody put there.
     pub fn open(&self, name: &str) -> io::Result<File> {
-        let mut how = OpenOptions::new();
-        how.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = how.open(self.file(name))?;
+        self.open_as(name, OpenOptions::new().read(true).write(true))
+    }
+
+    /// The same for whoever only looks.
+    pub fn open_to_read(&self, name: &str) -> io::Result<File> {
+        self.open_as(name, OpenOptions::new().read(true))
+    }
+
+    fn open_as(&self, name: &str, how: &mut OpenOptions) -> io::Result<File> {
+        let file = how.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(self.file(name))?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
@@ -157,7 +171,7 @@ impl Directory {
 
     /// Remove files that were set aside longer than `age` ago.
     pub fn tidy(&self, listing: &Listing, age: Duration) {
-        for name in listing.others.iter().filter(|name| name.ends_with(".bad")) {
+        for name in listing.others.iter().filter(|name| parse(name) == Some(Name::Bad)) {
             // The time of its renaming, not of its last event.
             let Ok(meta) = fs::symlink_metadata(self.file(name)) else { continue };
             let since = UNIX_EPOCH + Duration::from_secs(meta.ctime().max(0) as u64);

@@ -92,6 +92,12 @@ impl Header {
         words
     }
 
+    /// One copy, as it is in the file.
+    #[cfg(test)]
+    pub fn copy(&self) -> Vec<u8> {
+        self.words().into_iter().flat_map(u64::to_ne_bytes).collect()
+    }
+
     /// Write both copies into a blank segment's memory.
     pub fn write(&self, segment: Segment<'_>) {
         for (i, word) in self.words().into_iter().enumerate() {

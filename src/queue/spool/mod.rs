@@ -14,5 +14,6 @@ pub mod directory;
 pub mod header;
 pub mod names;
 pub mod orphans;
+pub mod read;
 pub mod scan;
 pub mod store;

@@ -5,12 +5,12 @@
 //! - A place is (file read, offset): it only grows, like a position of the log, so that what is settled is one place.
 //! - It ends: each file is opened once, read up to a bound, and removed, set aside or left; a name that led
 //!   nowhere is not tried again before the next sweep.
-//! - Files are read, not mapped: somebody who shortens one costs its events, and no fault.
 
 use super::claim::{Claim, may_take};
 use super::directory::{Directory, Listing};
-use super::header::{Header, MAX_SEGMENT, SETTLED_AT, Unreadable};
+use super::header::{Header, SETTLED_AT, Unreadable};
 use super::names::Stem;
+use super::read;
 use super::scan::Scan;
 use crate::platform::identity::Identity;
 use crate::platform::log::{Level, Reason, say};
@@ -18,8 +18,7 @@ use crate::platform::sockets::FileTable;
 use crate::queue::log::Seen;
 use crate::queue::record::{Position, position, split};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -256,8 +255,16 @@ impl Orphans {
         let files = if dead {
             files.clone()
         } else {
-            let now = dir.list()?.segments.remove(stem).unwrap_or_default();
-            now.into_iter().map(|(number, _)| number).collect()
+            match dir.list() {
+                Ok(mut now) => {
+                    let files = now.segments.remove(stem).unwrap_or_default();
+                    files.into_iter().map(|(number, _)| number).collect()
+                }
+                Err(why) => {
+                    claim.release(dir, table);
+                    return Err(why);
+                }
+            }
         };
         Ok(Some((claim, files)))
     }
@@ -266,9 +273,7 @@ impl Orphans {
     fn owner_is_dead(&self, stem: Stem, files: &[u32]) -> bool {
         let owner = files.iter().find_map(|number| {
             let file = self.dir.open(&stem.segment(*number)).ok()?;
-            let mut head = [0; 256];
-            let n = read_up_to(&file, &mut head).ok()?;
-            Header::read(&head[..n]).ok().map(|header| header.owner)
+            read::header(&file).ok()?.ok().map(|header| header.owner)
         });
         match owner {
             Some(owner) => owner.is_dead(&self.me) || !owner.is_visible_to(&self.me),
@@ -325,23 +330,9 @@ impl Orphans {
 
     fn read_file(&self, name: &str) -> Result<(Vec<u8>, Scan), Result<Unreadable, io::Error>> {
         let file = self.dir.open(name).map_err(Err)?;
-        let mut bytes = vec![0; 256];
-        let n = read_up_to(&file, &mut bytes).map_err(Err)?;
-        bytes.truncate(n);
-        match Header::read(&bytes) {
-            Ok(header) => {
-                let limit = u64::from(header.segment_len.min(MAX_SEGMENT));
-                (&file).take(limit.saturating_sub(n as u64)).read_to_end(&mut bytes).map_err(Err)?;
-                let scan = Scan::new(&bytes).map_err(Ok)?;
-                Ok((bytes, scan))
-            }
-            Err(Unreadable::Blank) if !is_blank(&file).map_err(Err)? => Err(Ok(Unreadable::Garbage)),
-            // Its owner died while it wrote the header: there is nothing behind it.
-            Err(Unreadable::Garbage) if n == 256 && is_blank(&file).map_err(Err)? && longer(&file) => {
-                Err(Ok(Unreadable::Blank))
-            }
-            Err(why) => Err(Ok(why)),
-        }
+        let bytes = read::segment(&file).map_err(Err)?.map_err(Ok)?;
+        let scan = Scan::new(&bytes).map_err(Ok)?;
+        Ok((bytes, scan))
     }
 
     /// Everything before `to` is settled: remove the files before it, note the place in its own.
@@ -410,41 +401,6 @@ impl Orphans {
             let _ = held.claim.renew(&self.dir, &self.table);
         }
     }
-}
-
-/// Fill as much of `buffer` as the file has.
-fn read_up_to(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut n = 0;
-    while n < buffer.len() {
-        match file.read(&mut buffer[n..]) {
-            Ok(0) => break,
-            Ok(more) => n += more,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            Err(why) => return Err(why),
-        }
-    }
-    Ok(n)
-}
-
-fn longer(file: &File) -> bool {
-    file.metadata().is_ok_and(|meta| meta.len() > 256)
-}
-
-/// Whether the rest of the file, as far as a segment could reach, is zero.
-fn is_blank(file: &File) -> io::Result<bool> {
-    let mut buffer = vec![0; 1 << 16];
-    let mut left = MAX_SEGMENT as usize;
-    while left > 0 {
-        let n = read_up_to(file, &mut buffer)?;
-        if buffer[..n].iter().any(|b| *b != 0) {
-            return Ok(false);
-        }
-        if n < buffer.len() {
-            break;
-        }
-        left = left.saturating_sub(n);
-    }
-    Ok(true)
 }
 
 impl Drop for Orphans {

@@ -31,6 +31,9 @@ use std::time::Duration;
 
 /// How long a producer waits for another one that makes a segment.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Places kept for slots whose own place a stopped producer may still write to. Further ones lie elsewhere, where
+/// a child does not find them to cover them.
+pub const SPARES: u64 = 32;
 /// How soon a file is tried again after one could not be made.
 const AGAIN_MS: u64 = 3000;
 
@@ -60,6 +63,8 @@ crate::blank_struct! {
         in_memory: AtomicU64,
         /// 1: no segment is made any more.
         retired: AtomicU64,
+        /// Places given to slots that lost their own.
+        spares: AtomicU64,
         /// Segments that orphans take of this directory's room.
         taken: AtomicU64,
         /// Times a segment could not be a file.
@@ -83,9 +88,15 @@ impl<'a> Store<'a> {
     pub fn reset(words: &StoreWords) {
         words.lock.reset();
         words.claim.abandon();
-        for w in
-            [&words.boot, &words.file_after, &words.in_memory, &words.retired, &words.taken, &words.failures]
-        {
+        for w in [
+            &words.boot,
+            &words.file_after,
+            &words.in_memory,
+            &words.retired,
+            &words.spares,
+            &words.taken,
+            &words.failures,
+        ] {
             w.store(0, Ordering::Relaxed);
         }
         words.created_ms.store(clock::wall_precise_ns() / 1_000_000, Ordering::Relaxed);
@@ -99,9 +110,15 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// How many segments this process may have: what orphans leave of the room, and two at least.
+    /// How many segments this process may have: what orphans leave of the room, and two at least; while no file can
+    /// be had, what `queue_bytes` allows beside the files there are.
     pub fn room(&self, log: &Log<'_>) -> u32 {
-        log.segments.saturating_sub(self.words.taken.load(Ordering::Relaxed) as u32).max(2)
+        let room = log.segments.saturating_sub(self.words.taken.load(Ordering::Relaxed) as u32).max(2);
+        if clock::monotonic_ms() >= self.words.file_after.load(Ordering::Relaxed) {
+            return room;
+        }
+        let files = log.used().0.saturating_sub(self.words.in_memory.load(Ordering::Relaxed) as u32);
+        room.min(files + self.spec.memory_segments)
     }
 
     fn is_retired(&self) -> bool {
@@ -112,29 +129,35 @@ impl<'a> Store<'a> {
 
     /// See that the segment behind the tail's is there. `false`: there is no room, or nothing can be made.
     pub fn supply_next(&self, log: &Log<'_>) -> bool {
-        let next = split(log.tail()).0.wrapping_add(1);
-        if log.is_supplied(next) {
-            return true;
-        }
-        self.words.lock.with(PATIENCE, || log.is_supplied(next) || self.supply(log)).unwrap_or(false)
-    }
-
-    /// How many segments may be in use: what orphans leave of the directory's room, and never less than two.
-    pub fn room(&self, log: &Log<'_>) -> u32 {
-        log.segments.saturating_sub(self.words.taken.load(Ordering::Relaxed) as u32).max(2)
+        let tail = log.tail();
+        let there = || log.tail() != tail || log.next_slot().is_some();
+        !self.is_retired()
+            && (there() || self.words.lock.with(PATIENCE, || there() || self.supply(log)).unwrap_or(false))
     }
 
     fn supply(&self, log: &Log<'_>) -> bool {
         let Some(number) = log.wanted(self.room(log)).filter(|_| !self.is_retired()) else { return false };
         log.supply(number, |slot, tainted| {
-            let index = number as usize & (log.slots.len() - 1);
-            let mut addr = self.area + index * log.segment_len as usize;
-            if tainted {
-                let Ok(elsewhere) = Mapping::reserved(log.segment_len as usize) else { return false };
-                addr = elsewhere.leak();
-            }
-            self.fill_with_file(log, slot, number, addr) || self.fill_with_memory(log, slot, addr)
+            let place = if tainted { self.other_place(log) } else { Some(self.place(log, number)) };
+            place.is_some_and(|addr| {
+                self.fill_with_file(log, slot, number, addr) || self.fill_with_memory(log, slot, addr)
+            })
         })
+    }
+
+    /// The slot's own place for that number.
+    fn place(&self, log: &Log<'_>, number: u32) -> usize {
+        self.area + (number as usize & (log.slots.len() - 1)) * log.segment_len as usize
+    }
+
+    /// A place for a slot whose own must be left alone for ever.
+    fn other_place(&self, log: &Log<'_>) -> Option<usize> {
+        let len = log.segment_len as usize;
+        let n = self.words.spares.fetch_add(1, Ordering::Relaxed);
+        if n < SPARES {
+            return Some(self.area + (log.slots.len() + n as usize) * len);
+        }
+        Mapping::reserved(len).ok().map(Mapping::leak)
     }
 
     fn fill_with_file(&self, log: &Log<'_>, slot: &Slot, number: u32, addr: usize) -> bool {
@@ -168,9 +191,9 @@ impl<'a> Store<'a> {
         let owner = self.hold(log)?;
         let (dir, name) = (&self.spec.dir, self.stem(log).segment(number));
         let len = log.segment_len as usize;
-        let mapped = dir.create(&name).and_then(|file| {
-            files::allocate(&file, len as u64)?;
-            // SAFETY: the slot's place is reserved for it and settled; the file is `len` bytes long, and who may
+        let file = dir.create(&name).map_err(Problem::Unavailable)?;
+        let mapped = files::allocate(&file, len as u64).and_then(|()| {
+            // SAFETY: the place is reserved for this slot and settled; the file is `len` bytes long, and who may
             // shorten it is only our own user.
             unsafe { files::map_over(addr, len, &file) }
         });
@@ -239,7 +262,7 @@ impl<'a> Store<'a> {
         log.release(to, |slot, number, tainted| self.free(log, slot, number, tainted));
     }
 
-    fn free(&self, log: &Log<'_>, slot: &Slot, number: u32, tainted: bool) {
+    fn free(&self, log: &Log<'_>, slot: &Slot, number: u32, tainted: bool) -> bool {
         let segment = slot.segment();
         if header::is_file(segment) {
             // Should it not go away, nobody sends it again.
@@ -249,10 +272,19 @@ impl<'a> Store<'a> {
             self.words.in_memory.fetch_sub(1, Ordering::Relaxed);
         }
         slot.clear();
+        let (addr, len) = (segment.addr(), log.segment_len as usize);
+        let ours = self.area..self.area + (log.slots.len() + SPARES as usize) * len;
         if !tainted {
             // SAFETY: the consumer has passed the segment, no reservation in it is open, and nobody reads it.
-            unsafe { mmap::cover(segment.addr(), log.segment_len as usize) };
+            unsafe {
+                if ours.contains(&addr) {
+                    mmap::cover(addr, len);
+                } else {
+                    mmap::unmap(addr, len);
+                }
+            }
         }
+        !tainted && addr == self.place(log, number)
     }
 
     // ---- looking after it ----
@@ -262,7 +294,11 @@ impl<'a> Store<'a> {
         if self.is_retired() || log.accepted() == 0 {
             return;
         }
-        let mine = split(log.tail()).0;
+        let (mine, offset) = split(log.tail());
+        if offset >= log.segment_len {
+            // What comes next goes elsewhere anyway.
+            return;
+        }
         let Some(slot) = log.slot_of(mine).filter(|slot| slot.has_memory()) else { return };
         if header::is_file(slot.segment()) {
             let there = self.spec.dir.file(&self.stem(log).segment(mine)).symlink_metadata().is_ok();
@@ -288,12 +324,12 @@ impl<'a> Store<'a> {
     /// Whether a segment's file could be made now.
     fn probe(&self, log: &Log<'_>) -> Result<(), Problem> {
         self.hold(log)?;
-        let name = format!("{}.probe.bad", self.stem(log).text());
-        let made = self.spec.dir.create(&name).and_then(|file| {
-            self.spec.dir.remove(&name)?;
-            files::allocate(&file, u64::from(log.segment_len))
+        let (dir, name) = (&self.spec.dir, format!("{}.probe.bad", self.stem(log).text()));
+        let file = dir.create_nameless().or_else(|_| {
+            let file = dir.create(&name)?;
+            dir.remove(&name).map(|()| file)
         });
-        made.map_err(Problem::Unavailable)
+        file.and_then(|file| files::allocate(&file, u64::from(log.segment_len))).map_err(Problem::Unavailable)
     }
 
     /// How much of the room orphans take, in bytes.
@@ -331,30 +367,54 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Nothing more will be taken: remove the files if everything is settled, else leave them to whoever comes.
-    /// `true`: they were removed.
+    /// Nothing more will be taken: remove the files if everything is settled, else, with `leave`, give them to
+    /// whoever comes. `true`: they were removed. Only for the consumer.
     pub fn retire(&self, log: &Log<'_>, leave: bool) -> bool {
-        let body = || {
-            let empty = log.close();
-            if empty || leave {
-                self.words.retired.store(1, Ordering::Release);
+        self.words.lock.with(PATIENCE, || self.retire_alone(log, leave)).unwrap_or(false)
+    }
+
+    fn retire_alone(&self, log: &Log<'_>, leave: bool) -> bool {
+        self.words.retired.store(1, Ordering::Release);
+        let empty = log.close();
+        if !empty && !leave {
+            self.words.retired.store(0, Ordering::Release);
+            return false;
+        }
+        let (dir, table) = (&self.spec.dir, &self.spec.table);
+        if !empty {
+            log.seal();
+            if !self.is_whole(log) {
+                // Somebody is still writing: at the process's end whoever comes finds what he wrote.
+                return false;
             }
-            let (dir, table) = (&self.spec.dir, &self.spec.table);
-            match self.words.claim.take() {
-                Some(claim) if empty => {
-                    let mut number = split(log.head()).0;
-                    while log.is_supplied(number) {
-                        let _ = dir.remove(&claim.stem().segment(number));
-                        number = number.wrapping_add(1);
-                    }
-                    claim.finish(dir, table);
+        }
+        let Some(claim) = self.words.claim.take() else { return empty };
+        if !empty {
+            claim.release(dir, table);
+            return false;
+        }
+        let mut number = split(log.head()).0;
+        while log.is_supplied(number) {
+            let _ = dir.remove(&claim.stem().segment(number));
+            number = number.wrapping_add(1);
+        }
+        claim.finish(dir, table);
+        true
+    }
+
+    /// Wait a moment until everything reserved is committed.
+    fn is_whole(&self, log: &Log<'_>) -> bool {
+        for _ in 0..100 {
+            let mut at = log.head();
+            loop {
+                match log.look(at) {
+                    Seen::Record { next, .. } => at = next,
+                    Seen::Empty { .. } => return true,
+                    Seen::Hole { .. } => break,
                 }
-                Some(claim) if leave => claim.release(dir, table),
-                Some(claim) => self.words.claim.put(claim),
-                None => {}
             }
-            empty
-        };
-        self.words.lock.with(PATIENCE, body).unwrap_or(false)
+            clock::nap(Duration::from_micros(200));
+        }
+        false
     }
 }

@@ -1,0 +1,230 @@
+"""Alive or orphan: what a file's name and its lock say, and what they must not be taken for."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+
+import pytest
+from stage import OK, Actor, Stage, start_of
+
+import harness
+
+
+@pytest.fixture
+def orphan(stage: Stage) -> Actor:
+    """A killed process that left 50 events."""
+    victim = stage.start()
+    victim.send("victim", 50)
+    return victim
+
+
+def recovered_by_another(stage: Stage) -> int:
+    """How many events another process adopts in its first sweep; the collector runs."""
+    other = stage.start()
+    assert other.flush() == OK
+    found = other.stats()["recovered"]
+    other.end("exit")
+    return found
+
+
+def test_all_descriptors_closed(stage: Stage) -> None:
+    """A daemoniser's loop frees the lock of a living process: still nobody takes its files."""
+    living = stage.start()
+    living.send("living", 500)
+    own = stage.own(living)
+    assert own.locked()
+    os.kill(living.pid, signal.SIGSTOP)  # the loop comes at a moment when its sender cannot mend it
+    stopped = stage.start()
+    stopped.send("stopped", 20)
+    stopped.ask("closefds")
+    os.kill(stopped.pid, signal.SIGSTOP)
+    stage.collect()
+    assert recovered_by_another(stage) == 0
+    os.kill(stopped.pid, signal.SIGCONT)
+    os.kill(living.pid, signal.SIGCONT)
+    for actor, tag in ((stopped, "stopped"), (living, "living")):
+        actor.send(tag, 500, first=1000)
+        assert actor.flush() == OK
+        assert actor.stats()["recovered"] == 0
+    stopped.ask("untouched")
+    stage.compare()
+
+
+def test_all_descriptors_closed_then_locked_again_then_killed(stage: Stage) -> None:
+    """Its sender takes the lock again, and none of the host's; its death is seen as any other."""
+    living = stage.start()
+    living.send("before", 500)
+    own = stage.own(living)
+    living.ask("closefds")
+    living.send("after", 500)
+    harness.wait_until("the lock", own.locked, 30)
+    living.ask("untouched")
+    for path in stage.directory.glob("mine-*"):
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # they locked none of the host's files
+    stage.collect()
+    living.send("after", 500, first=500)
+    assert living.flush() == OK
+    stage.silence()
+    living.send("last", 40)
+    living.ask("untouched")
+    living.kill()
+    stage.collect()
+    assert recovered_by_another(stage) == 40
+    stage.compare()
+
+
+def test_closed_in_a_child(stage: Stage) -> None:
+    """A child that closes everything it inherited frees nothing of its parent's."""
+    parent = stage.start()
+    parent.send("parent", 100)
+    own = stage.own(parent)
+    child = parent.fork()
+    child.ask("closefds")
+    assert own.locked()
+    child.send("child", 100)
+    parent.send("parent", 100, first=100)
+    stage.collect()
+    for one in (child, parent):
+        assert one.flush() == OK
+        assert one.stats()["recovered"] == 0
+    child.ask("untouched")
+    stage.compare()
+
+
+def test_the_pid_of_the_dead_is_used_again(stage: Stage, orphan: Actor) -> None:
+    """A living process with the recorded pid, but another start time, is not the owner."""
+    own = stage.own(orphan)
+    orphan.kill()
+    assert int(own.parts()["start"]) != start_of(os.getpid())
+    own.give_to(pid=os.getpid())
+    stage.collect()
+    assert recovered_by_another(stage) == 50
+    stage.compare()
+
+
+def test_the_adopters_own_pid(stage: Stage, orphan: Actor) -> None:
+    """In a container everybody has the same pid: the start time tells."""
+    own = stage.own(orphan)
+    orphan.kill()
+    heir = stage.start()
+    own.give_to(pid=heir.pid)
+    stage.collect()
+    assert heir.flush() == OK
+    assert heir.stats()["recovered"] == 50
+    stage.compare()
+
+
+def test_the_holder_lives_and_the_lock_is_free(stage: Stage, orphan: Actor) -> None:
+    """pid and start time of a living process: not an orphan, until that process is dead."""
+    living = stage.start()
+    living.send("living", 10)
+    os.kill(living.pid, signal.SIGSTOP)
+    own = stage.own(orphan)
+    orphan.kill()
+    own.give_to(stage.own(living).holder)
+    stage.collect()
+    assert recovered_by_another(stage) == 0
+    living.kill()
+    assert recovered_by_another(stage) == 60
+    stage.compare()
+
+
+@pytest.mark.parametrize("changed", ["boot", "ns"])
+def test_from_elsewhere(stage: Stage, orphan: Actor, changed: str) -> None:
+    """Another boot or pid namespace: the pid says nothing, the lock decides."""
+    own = stage.own(orphan)
+    orphan.kill()
+    value = "0123456789abcdef" if changed == "boot" else "f0000001"
+    own = own.give_to(**{changed: value, "pid": os.getpid(), "start": start_of(os.getpid())})
+    stage.collect()
+    with own.path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert recovered_by_another(stage) == 0
+    assert recovered_by_another(stage) == 50
+    stage.compare()
+
+
+@pytest.mark.parametrize("holder", ["dead", "none"])
+def test_locked_by_somebody(stage: Stage, orphan: Actor, holder: str) -> None:
+    """A held lock is respected whatever the name says."""
+    own = stage.own(orphan)
+    orphan.kill()
+    if holder == "none":
+        own = own.give_to("none")
+    stage.collect()
+    with own.path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert recovered_by_another(stage) == 0
+    assert recovered_by_another(stage) == 50
+    stage.compare()
+
+
+def test_two_clients_in_one_process(stage: Stage) -> None:
+    """Neither takes the other's files, nor frees the other's lock by looking at it."""
+    both = stage.actor()
+    both.open(0)
+    both.open(1)
+    both.send("first", 300, client=0)
+    both.send("second", 300, client=1)
+    collector = stage.collect("503")
+    for client in (0, 1):
+        assert both.flush(1000, client) != OK
+    owns = [own for own in stage.owns() if own.pid == both.pid]
+    assert len(owns) == 2 and all(own.locked() for own in owns)
+    collector.fault("")
+    for client in (0, 1):
+        assert both.flush(client=client) == OK
+        counters = both.stats(client)
+        assert (counters["recovered"], counters["delivered"]) == (0, 300)
+    stage.compare()
+
+
+def test_two_clients_of_a_killed_process(stage: Stage) -> None:
+    """One heir for both."""
+    both = stage.actor()
+    both.open(0)
+    both.open(1)
+    both.send("first", 300, client=0)
+    both.send("second", 300, client=1)
+    both.kill()
+    stage.collect()
+    assert recovered_by_another(stage) == 600
+    stage.compare()
+
+
+def test_a_client_takes_what_its_neighbour_gave_up(stage: Stage) -> None:
+    """Two clients in a process: what one could not deliver at its shutdown, the other one does."""
+    both = stage.actor()
+    both.open(0)
+    both.open(1)
+    both.send("first", 50, client=0)
+    both.send("second", 50, client=1)
+    both.shutdown(1000, 0)
+    stage.collect()
+    assert both.flush(client=1) == OK
+    assert both.stats(1)["recovered"] == 50
+    both.ask("free", 0)
+    stage.compare()
+
+
+def test_own_files_have_the_names_that_the_tests_rely_on(stage: Stage) -> None:
+    """One own file a process and client, private, empty, locked; gone when the process is done."""
+    one = stage.start()
+    one.send("one", 10)
+    own = stage.own(one)
+    assert own.parts()["start"] == str(start_of(one.pid))
+    assert own.path.stat().st_size == 0 and own.path.stat().st_mode & 0o777 == 0o600
+    assert own.path.parent.stat().st_mode & 0o777 == 0o700
+    assert own.locked()
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in stage.files())
+    stage.collect()
+    assert one.flush() == OK
+    one.end("exit")
+    assert stage.files() == []
+    with contextlib.suppress(FileNotFoundError):
+        assert list(own.path.parent.iterdir()) == []
+    stage.compare()
