@@ -18,6 +18,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -70,7 +71,9 @@ class Actor:
     def __init__(self, stage: Stage, connection: socket.socket, parent: Actor | None) -> None:
         self.stage, self.connection, self.parent = stage, connection, parent
         connection.settimeout(60)
-        self.pid = int(self.answer())
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self.pid: int = struct.unpack("3i", credentials)[0]
+        self.calls_itself = int(self.answer())  # in a container: its pid in there
         self.pidfd = os.pidfd_open(self.pid)
 
     def tell(self, *words: object) -> None:
@@ -120,13 +123,22 @@ class Actor:
         """A child; both go on."""
         self.tell("fork", kind)
         child = self.stage.enter(self)
-        assert int(self.answer()) == child.pid
+        assert int(self.answer()) == child.calls_itself
         return child
 
     def end(self, *words: object) -> None:
         """An order that ends the process; returns when it has."""
         self.tell(*words)
         self.gone()
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def segments(self) -> list[str]:
+        """Its mappings of segments, removed ones too."""
+        maps = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
+        return [line for line in maps if ".seg" in line]
 
     def become(self, program: str, argument: str) -> None:
         """exec of another program; returns when it runs."""
@@ -334,7 +346,9 @@ class Stage:
 
     def own(self, actor: Actor) -> Own:
         """The own file of an actor with one client."""
-        (found,) = (own for own in self.owns() if own.holder != "none" and own.pid == actor.pid)
+        (found,) = (
+            own for own in self.owns() if own.holder != "none" and own.pid == actor.calls_itself
+        )
         return found
 
     def done(self) -> None:

@@ -216,11 +216,15 @@ def test_eight_adopters_at_once(stage: Stage, relation: str) -> None:
         orphaned = stage.accepted() - before
         stage.collect()
         adopters = [stage.start() if relation == "strangers" else master.fork() for _ in range(8)]
+        descriptors = [one.descriptors() for one in adopters]
         for one in adopters:
             one.tell("flush", 0, 40000)
         assert [one.answer().split()[0] for one in adopters] == [str(OK)] * 8
         assert sum(one.stats()["recovered"] for one in adopters) == orphaned
-        for one in adopters:
+        for one, count in zip(adopters, descriptors):
+            assert (
+                one.descriptors() <= count + 4
+            )  # a connection and the like, and none of the locks
             one.end("exit")
     os.kill(held.pid, signal.SIGCONT)
     assert held.flush() == OK

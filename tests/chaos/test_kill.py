@@ -137,9 +137,10 @@ def test_while_it_forks(kills: Callable[..., Verdict], detector: str) -> None:
     kills(150 if LONG else 25, family="forking", detector=detector)
 
 
-def test_four_at_a_time(kills: Callable[..., Verdict]) -> None:
-    """Adopters are killed while others adopt, from them too."""
-    kills(1000 if LONG else 150, together=4)
+@pytest.mark.parametrize("death, count", [("kill", 100), ("exit", 12), ("shutdown", 24)])
+def test_four_at_a_time(kills: Callable[..., Verdict], death: str, count: int) -> None:
+    """Adopters end while others adopt, from them too."""
+    kills(count * (8 if LONG else 1), death, together=4, faults="" if death == "kill" else "503%50")
 
 
 def test_while_nobody_listens(kills: Callable[..., Verdict]) -> None:

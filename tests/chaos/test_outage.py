@@ -108,6 +108,7 @@ def test_room_again_after_full(stage: Stage) -> None:
     stage.collect()
     assert actor.flush() == OK
     stage.silence()
+    assert [line for line in actor.segments() if "deleted" in line] == []
     second = int(actor.ask("fill", 0, "fill", first, 1000000))
     assert second >= first * 3 // 4
     stage.collect()

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import subprocess
 
 import pytest
 from stage import OK, Actor, Stage, start_of
@@ -145,6 +146,46 @@ def test_from_elsewhere(stage: Stage, orphan: Actor, changed: str) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert recovered_by_another(stage) == 0
     assert recovered_by_another(stage) == 50
+    stage.compare()
+
+
+@pytest.fixture
+def container() -> list[str]:
+    """What puts a program into a pid namespace of its own, where it is process 1."""
+    words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*words, "true"], capture_output=True).returncode != 0:
+        pytest.skip("needs the right to make a pid namespace")
+    return words
+
+
+def test_two_containers_with_one_spool(stage: Stage, container: list[str]) -> None:
+    """In both everybody is process 1, and the lock tells who lives."""
+    one, two = stage.actor(*container).open(), stage.actor(*container).open()
+    assert one.calls_itself == two.calls_itself == 1
+    for actor, tag in ((one, "one"), (two, "two")):
+        actor.send(tag, 50)
+    os.kill(one.pid, signal.SIGSTOP)
+    collector = stage.collect()
+    for _ in range(2):  # from another container, and from outside
+        assert two.flush() == OK
+        assert two.stats()["recovered"] == 0
+        assert recovered_by_another(stage) == 0
+    assert collector.stats()["received"] == 50
+    one.kill()
+    assert two.flush() == OK
+    assert two.stats()["recovered"] == 50
+    stage.compare()
+
+
+def test_a_container_starts_again(stage: Stage, container: list[str]) -> None:
+    """The same pid, perhaps the same number of the namespace, and another process."""
+    before = stage.actor(*container).open()
+    before.send("before", 50)
+    before.kill()
+    stage.collect()
+    after = stage.actor(*container).open()
+    assert after.flush() == OK
+    assert after.stats()["recovered"] == 50
     stage.compare()
 
 

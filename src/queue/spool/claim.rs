@@ -12,15 +12,15 @@
 
 use super::directory::Directory;
 use super::names::Stem;
-use crate::platform::files;
+use crate::platform::files::{self, Guarded};
 use crate::platform::identity::Identity;
 use crate::platform::once::SetOnce;
 use crate::platform::page::WipedPage;
 use crate::platform::sockets::{FileTable, Ticket};
 use crate::platform::tidlock::TidLock;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -92,11 +92,11 @@ impl Claim {
             file => file?,
         };
         // The name may have gone to somebody else between the two calls.
-        if !files::lock(file.as_raw_fd())? || !is_at(&file, dir, &name) {
+        if !files::lock(file.get()?.as_raw_fd())? || !is_at(&file, dir, &name) {
             return Ok(None);
         }
         fs::rename(dir.file(&name), dir.file(&stem.own(Some(me))))?;
-        let descriptor = Some(Held::keep(file, table)?);
+        let descriptor = Some(Held::keep(file, table));
         Ok(Some(Claim { stem, holder: *me, descriptor }))
     }
 
@@ -143,18 +143,18 @@ impl Claim {
             Err(why) if why.kind() == io::ErrorKind::NotFound => Self::place(dir, &name)?,
             file => file?,
         };
-        if !files::lock(file.as_raw_fd())? {
+        if !files::lock(file.get()?.as_raw_fd())? {
             return Err(io::Error::other("another process holds our own file"));
         }
-        self.descriptor = Some(Held::keep(file, table)?);
+        self.descriptor = Some(Held::keep(file, table));
         Ok(())
     }
 
     /// Make the own file: it gets its name with the lock on it, where the file system can do that.
-    fn place(dir: &Directory, name: &str) -> io::Result<File> {
+    fn place(dir: &Directory, name: &str) -> io::Result<Guarded> {
         let named = dir.create_nameless().and_then(|file| {
-            files::lock(file.as_raw_fd())?;
-            files::give_name(&file, &dir.file(name))?;
+            files::lock(file.get()?.as_raw_fd())?;
+            files::give_name(file.get()?, &dir.file(name))?;
             Ok(file)
         });
         named.or_else(|_| dir.create(name))
@@ -184,10 +184,10 @@ impl Claim {
 }
 
 impl Held {
-    fn keep(file: File, table: &FileTable) -> io::Result<Held> {
-        let meta = file.metadata()?;
-        let ticket = table.note(file.as_raw_fd());
-        Ok(Held { fd: file.into_raw_fd(), ticket, dev: meta.dev(), ino: meta.ino() })
+    fn keep(file: Guarded, table: &FileTable) -> Held {
+        let (dev, ino) = file.identity();
+        let fd = file.into_raw();
+        Held { fd, ticket: table.note(fd), dev, ino }
     }
 
     fn is_ours(&self) -> bool {
@@ -210,9 +210,8 @@ pub fn may_take(holder: Option<&Identity>, me: &Identity) -> bool {
 }
 
 /// Whether the open file still is what stands under that name.
-fn is_at(file: &File, dir: &Directory, name: &str) -> bool {
-    let (Ok(open), Ok(named)) = (file.metadata(), fs::symlink_metadata(dir.file(name))) else { return false };
-    (open.dev(), open.ino()) == (named.dev(), named.ino())
+fn is_at(file: &Guarded, dir: &Directory, name: &str) -> bool {
+    fs::symlink_metadata(dir.file(name)).is_ok_and(|named| (named.dev(), named.ino()) == file.identity())
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@
 //! - Nothing here follows a symlink in the last component, and every descriptor is closed by `exec`.
 
 use super::names::{Name, Stem, parse};
-use crate::platform::files::NAMELESS;
+use crate::platform::files::{Guarded, NAMELESS};
 use crate::platform::identity::Identity;
 use crate::platform::process;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -106,34 +106,40 @@ impl Directory {
     }
 
     /// Make a new file, readable by us alone.
-    pub fn create(&self, name: &str) -> io::Result<File> {
+    pub fn create(&self, name: &str) -> io::Result<Guarded> {
         let mut how = OpenOptions::new();
         how.read(true).write(true).create_new(true).mode(0o600);
-        how.custom_flags(libc::O_NOFOLLOW).open(self.file(name))
+        Guarded::new(how.custom_flags(libc::O_NOFOLLOW).open(self.file(name))?)
     }
 
     /// Make a file without a name, which is gone with its descriptor. Not every file system can.
-    pub fn create_nameless(&self) -> io::Result<File> {
+    pub fn create_nameless(&self) -> io::Result<Guarded> {
         let mut how = OpenOptions::new();
-        how.read(true).write(true).mode(0o600).custom_flags(NAMELESS).open(&self.path)
+        Guarded::new(how.read(true).write(true).mode(0o600).custom_flags(NAMELESS).open(&self.path)?)
     }
 
     /// Open a file for reading and writing. Never waits, whatever kind of file somebody put there.
-    pub fn open(&self, name: &str) -> io::Result<File> {
+    pub fn open(&self, name: &str) -> io::Result<Guarded> {
         self.open_as(name, OpenOptions::new().read(true).write(true))
     }
 
     /// The same for whoever only looks.
-    pub fn open_to_read(&self, name: &str) -> io::Result<File> {
+    pub fn open_to_read(&self, name: &str) -> io::Result<Guarded> {
         self.open_as(name, OpenOptions::new().read(true))
     }
 
-    fn open_as(&self, name: &str, how: &mut OpenOptions) -> io::Result<File> {
-        let file = how.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(self.file(name))?;
-        if !file.metadata()?.is_file() {
+    fn open_as(&self, name: &str, how: &mut OpenOptions) -> io::Result<Guarded> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = Guarded::new(how.custom_flags(flags).open(self.file(name))?)?;
+        if !file.get()?.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         Ok(file)
+    }
+
+    /// Write a word into a file.
+    pub fn write_word(&self, name: &str, word: u64, offset: u64) -> io::Result<()> {
+        self.open(name)?.get()?.write_all_at(&word.to_ne_bytes(), offset)
     }
 
     /// Remove a file; one that is gone already is fine.

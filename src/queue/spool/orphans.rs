@@ -19,7 +19,6 @@ use crate::queue::log::Seen;
 use crate::queue::record::{Position, position, split};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -273,7 +272,7 @@ impl Orphans {
     fn owner_is_dead(&self, stem: Stem, files: &[u32]) -> bool {
         let owner = files.iter().find_map(|number| {
             let file = self.dir.open(&stem.segment(*number)).ok()?;
-            read::header(&file).ok()?.ok().map(|header| header.owner)
+            read::header(file.get().ok()?).ok()?.ok().map(|header| header.owner)
         });
         match owner {
             Some(owner) => owner.is_dead(&self.me) || !owner.is_visible_to(&self.me),
@@ -316,11 +315,11 @@ impl Orphans {
             }
             Err(Err(why)) => {
                 say(Level::Warn, Reason::Spool, &format!("{name} in the spool cannot be read: {why}"));
-                let outcome = match why.raw_os_error() {
-                    Some(libc::ENOENT) => Outcome::Remove,
+                let outcome = match (why.raw_os_error(), why.kind()) {
+                    (Some(libc::ENOENT), _) => Outcome::Remove,
                     // A symlink, or no regular file.
-                    Some(libc::ELOOP) | None => Outcome::Ignore,
-                    Some(_) => Outcome::Keep,
+                    (Some(libc::ELOOP), _) | (_, io::ErrorKind::InvalidInput) => Outcome::Ignore,
+                    _ => Outcome::Keep,
                 };
                 self.file_done(stem, outcome);
                 false
@@ -330,7 +329,10 @@ impl Orphans {
 
     fn read_file(&self, name: &str) -> Result<(Vec<u8>, Scan), Result<Unreadable, io::Error>> {
         let file = self.dir.open(name).map_err(Err)?;
-        let bytes = read::segment(&file).map_err(Err)?.map_err(Ok)?;
+        let read = file.get().and_then(read::segment).map_err(Err)?;
+        // What was read is believed only if it was read from there.
+        file.get().map_err(Err)?;
+        let bytes = read.map_err(Ok)?;
         let scan = Scan::new(&bytes).map_err(Ok)?;
         Ok((bytes, scan))
     }
@@ -347,21 +349,17 @@ impl Orphans {
             self.file_done(file.stem, file.outcome);
         }
         if let Some(file) = self.open.front().filter(|file| file.id == id && to > self.head) {
-            let word = file.header.settled_word(offset).to_ne_bytes();
-            let _ = self
-                .dir
-                .open(&file.stem.segment(file.number))
-                .and_then(|f| f.write_all_at(&word, SETTLED_AT));
+            let word = file.header.settled_word(offset);
+            let _ = self.dir.write_word(&file.stem.segment(file.number), word, SETTLED_AT);
         }
         self.head = to;
     }
 
     /// Remove a file; should that fail, note in it that all is settled.
     fn remove(&self, name: &str, header: &Header) -> io::Result<()> {
-        self.dir.remove(name).or_else(|_| {
-            let word = header.settled_word(header.segment_len).to_ne_bytes();
-            self.dir.open(name)?.write_all_at(&word, SETTLED_AT)
-        })
+        self.dir
+            .remove(name)
+            .or_else(|_| self.dir.write_word(name, header.settled_word(header.segment_len), SETTLED_AT))
     }
 
     fn file_done(&mut self, stem: Stem, outcome: Outcome) {

@@ -189,18 +189,14 @@ impl<'a> Store<'a> {
 
     fn make_file(&self, log: &Log<'_>, slot: &Slot, number: u32, addr: usize) -> Result<(), Problem> {
         let owner = self.hold(log)?;
-        let (dir, name) = (&self.spec.dir, self.stem(log).segment(number));
+        let name = self.stem(log).segment(number);
         let len = log.segment_len as usize;
-        let file = dir.create(&name).map_err(Problem::Unavailable)?;
-        let mapped = files::allocate(&file, len as u64).and_then(|()| {
-            // SAFETY: the place is reserved for this slot and settled; the file is `len` bytes long, and who may
-            // shorten it is only our own user.
-            unsafe { files::map_over(addr, len, &file) }
+        let mapped = self.map_file(&name, addr, len).or_else(|why| match why.raw_os_error() {
+            // Somebody closed the descriptor under it: once more.
+            None | Some(libc::EBADF) => self.map_file(&name, addr, len),
+            _ => Err(why),
         });
-        if let Err(why) = mapped {
-            let _ = dir.remove(&name);
-            return Err(Problem::Unavailable(why));
-        }
+        mapped.map_err(Problem::Unavailable)?;
         mmap::populate(addr, len);
         // SAFETY: page-aligned, as long as a segment, zero but for what the next line writes; it stays mapped until it is
         // settled, and covered by other memory afterwards.
@@ -211,6 +207,23 @@ impl<'a> Store<'a> {
             Header { segment_len: log.segment_len, owner, number, nonce: log.nonce, created_ms, format };
         header.write(slot.segment());
         Ok(())
+    }
+
+    /// Make the file and map it at `addr`; leaves none behind if that fails.
+    fn map_file(&self, name: &str, addr: usize, len: usize) -> io::Result<()> {
+        let dir = &self.spec.dir;
+        let file = dir.create(name)?;
+        let map = || {
+            files::allocate(file.get()?, len as u64)?;
+            // SAFETY: the place is reserved for this slot and settled; the file is `len` bytes long, and who may
+            // shorten it is only our own user.
+            unsafe { files::map_over(addr, len, file.get()?) }?;
+            // Nothing was written yet: should it have been another file, no harm is done.
+            file.get().map(drop)
+        };
+        map().inspect_err(|_| {
+            let _ = dir.remove(name);
+        })
     }
 
     /// Hold our stem: the own file is made with the first segment, and made anew should it be gone.
@@ -329,7 +342,8 @@ impl<'a> Store<'a> {
             let file = dir.create(&name)?;
             dir.remove(&name).map(|()| file)
         });
-        file.and_then(|file| files::allocate(&file, u64::from(log.segment_len))).map_err(Problem::Unavailable)
+        let made = file.and_then(|file| files::allocate(file.get()?, u64::from(log.segment_len)));
+        made.map_err(Problem::Unavailable)
     }
 
     /// How much of the room orphans take, in bytes.
