@@ -41,6 +41,15 @@ chaos: build setup ## the long form of the kill tests
 bench: build setup ## the budgets, measured here (SECONDS=n for a shorter run)
 	tests/bench/run.sh $(if $(SECONDS),--seconds $(SECONDS))
 
+fuzz: ## fuzz the reading of a spool for a minute each (SECONDS=n for another time)
+	cargo fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	$(CARGO) +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+	for target in scan orphans; do \
+	    $(CARGO) +nightly run --manifest-path tests/fuzz/Cargo.toml -q --bin seeds -- tests/fuzz/corpus/$$target && \
+	    $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- \
+	        -max_total_time=$(or $(SECONDS),60) -max_len=4096 || exit 1; \
+	done
+
 generate: ## write the header and the README's table of keys anew
 	UPDATE=1 $(CARGO) test --test generated
 
@@ -55,4 +64,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) dist demo-out
 
-.PHONY: help build setup demo test test-rust test-loom test-all-python chaos bench generate lint fmt clean
+.PHONY: help build setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean

@@ -5,9 +5,14 @@
 //!   process's death, and, by POSIX, also when the process closes *any* descriptor of that file.
 //! - A stretch given by [`allocate`] is backed by the disk: writing to its mapping cannot fail for want of space.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Device and inode of an open descriptor: whether a number still is what it was.
 pub fn identity(fd: i32) -> Option<(u64, u64)> {
@@ -47,6 +52,79 @@ pub fn is_locked(fd: i32) -> io::Result<bool> {
     }
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)
 }
+
+/// An open file whose descriptor somebody may close behind our back, and give its number to something else: a
+/// daemoniser closes all there are. So it is looked at before each use and before it is closed.
+#[derive(Debug)]
+pub struct Guarded {
+    file: ManuallyDrop<File>,
+    identity: (u64, u64),
+}
+
+impl Guarded {
+    /// Of a file just opened.
+    pub fn new(file: File) -> io::Result<Guarded> {
+        let meta = file.metadata()?;
+        Ok(Guarded { file: ManuallyDrop::new(file), identity: (meta.dev(), meta.ino()) })
+    }
+
+    /// Device and inode.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// The file, if the descriptor still is its.
+    pub fn get(&self) -> io::Result<&File> {
+        match identity(self.file.as_raw_fd()) {
+            Some(now) if now == self.identity => Ok(&self.file),
+            _ => Err(io::Error::other("its descriptor was closed by somebody else")),
+        }
+    }
+
+    /// The bare descriptor, no longer guarded.
+    pub fn into_raw(mut self) -> i32 {
+        // SAFETY: taken once; `self` is forgotten.
+        let file = unsafe { ManuallyDrop::take(&mut self.file) };
+        std::mem::forget(self);
+        file.into_raw_fd()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if self.get().is_ok() {
+            // SAFETY: not used again.
+            unsafe { ManuallyDrop::drop(&mut self.file) };
+        }
+    }
+}
+
+/// Give an open file that has no name one. Fails if the name is taken, or where the system cannot.
+pub fn give_name(file: &File, path: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let to = CString::new(path.as_os_str().as_bytes())?;
+        let here = libc::AT_FDCWD;
+        // SAFETY: both are C strings.
+        match unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, path);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// What makes `open` of a directory give a file without a name.
+#[cfg(target_os = "linux")]
+pub const NAMELESS: libc::c_int = libc::O_TMPFILE;
+/// No such thing here: the opening of a directory for writing fails.
+#[cfg(not(target_os = "linux"))]
+pub const NAMELESS: libc::c_int = 0;
 
 /// Take the record lock on the whole file, without waiting. `false`: another process has it.
 pub fn lock(fd: i32) -> io::Result<bool> {
@@ -134,13 +212,26 @@ mod tests {
 
     #[test]
     fn space_is_set_aside_or_refused() {
-        use std::os::unix::fs::MetadataExt;
         let (file, path) = file("allocate");
         allocate(&file, 1 << 20).unwrap();
         let meta = file.metadata().unwrap();
         assert_eq!(meta.len(), 1 << 20);
         assert!(meta.blocks() * 512 >= 1 << 20, "only {} blocks", meta.blocks());
         assert!(allocate(&file, 1 << 60).is_err());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_number_that_was_given_to_others_is_not_closed() {
+        let (file, path) = file("guarded");
+        let guarded = Guarded::new(file).unwrap();
+        let other = File::open("/dev/null").unwrap();
+        // SAFETY: both are open and this test's.
+        let number = unsafe { libc::dup2(other.as_raw_fd(), guarded.file.as_raw_fd()) };
+        assert!(guarded.get().is_err());
+        drop(guarded);
+        assert!(identity(number).is_some(), "closed a descriptor of somebody else");
+        close(number);
         std::fs::remove_file(path).unwrap();
     }
 

@@ -31,6 +31,9 @@ def gunicorn(truth: Truth, endpoint: str, *args: str, **env: str) -> Server:
     directory, port = truth.log.parent, free_port()
     argv = [str(BIN / "gunicorn"), "--preload", "-w", "4", "-b", f"127.0.0.1:{port}", *args]
     argv += ["--control-socket", str(directory / "gunicorn.ctl"), "truth_app:application"]
+    # A worker that is made while the master is told to stop does not hear it, and is killed then.
+    if "--graceful-timeout" not in args:
+        argv += ["--graceful-timeout", "5"]
     env.setdefault("TELEMETRY_BATCH_MAX_EVENTS", str(BATCH))
     return Server(argv, port, directory / "gunicorn.log", truth.environment(endpoint, **env))
 

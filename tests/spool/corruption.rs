@@ -8,7 +8,7 @@ use serde_json::json;
 use std::fs;
 use std::time::{Duration, Instant};
 use telemetry::client::handle::Status;
-use telemetry::queue::record::{HEADER, withdrawn};
+use telemetry::queue::record::{HEADER, pad, position, tag, withdrawn};
 use telemetry::queue::spool::header::SETTLED_AT;
 use telemetry::queue::spool::names::{Name, Stem, parse};
 use telemetry::queue::spool::scan::Scan;
@@ -76,6 +76,9 @@ fn scan(bytes: &[u8]) -> Option<Vec<u64>> {
     let mut numbers = Vec::new();
     while let Some(found) = scan.next(bytes) {
         numbers.push(number_of(found.body));
+        // Its id is made of these.
+        let here = position(scan.header().number, found.offset);
+        assert_eq!((found.fields.nonce, found.fields.position), (scan.header().nonce, here));
         assert!(numbers.len() <= bytes.len() / HEADER, "it goes round in circles");
     }
     assert!(scan.next(bytes).is_none(), "the end is the end");
@@ -146,13 +149,7 @@ fn a_flipped_bit_costs_at_most_the_record_it_hits() {
     sample.bytes[at + HEADER + 3..places[hole].1].fill(0);
     // A pad over the rest.
     let used = places.last().unwrap().2;
-    let pad = telemetry::queue::record::pad(
-        telemetry::queue::record::tag(
-            header.nonce,
-            telemetry::queue::record::position(header.number, used as u32),
-        ),
-        SEGMENT - used,
-    );
+    let pad = pad(tag(header.nonce, position(header.number, used as u32)), SEGMENT - used);
     sample.bytes[used..used + 8].copy_from_slice(&pad.to_ne_bytes());
 
     let rest: Vec<u64> =

@@ -1,6 +1,7 @@
 //! Files that nobody of us wrote, or that lie.
 use crate::collector::Collector;
 use crate::dice::Dice;
+use crate::forge;
 use crate::host::{Host, LONG, check, until};
 use crate::kit::Kit;
 use crate::spool::{SEGMENT, Spool, event, mkdir, number_of, numbers_in, places, put};
@@ -13,57 +14,19 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 use telemetry::client::handle::Status;
 use telemetry::platform::clock::wall_precise_ns;
-use telemetry::platform::identity::Identity;
-use telemetry::queue::record::{self, HEADER, footprint, position};
+use telemetry::queue::record::{self, HEADER, position};
 use telemetry::queue::segment::SEGMENT_HEADER;
-use telemetry::queue::spool::header::{Header, SETTLED_AT, VERSION, format_name};
+use telemetry::queue::spool::header::{Header, SETTLED_AT, VERSION};
 use telemetry::queue::spool::names::Stem;
 use telemetry::queue::spool::scan::Scan;
 
-/// The first half of a header's copies, by hand: so that a test can lie.
-fn copies(words: [u64; 10]) -> Vec<u8> {
-    let mut copy: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
-    let check = u64::from(crc32c::crc32c(&copy));
-    copy.extend(check.to_ne_bytes());
-    let mut both = [copy.clone(), copy].concat();
-    both.resize(256, 0);
-    both
-}
-
-/// A segment that says of itself `version` and `len`.
+/// A segment that says of itself `version` and `len`, with these events of just now.
 pub fn segment(version: u32, len: u32, number: u32, nonce: u64, events: &[String]) -> Vec<u8> {
-    let magic = u64::from_le_bytes(*b"tlmspool");
-    let me = Identity { boot: 1, pid_ns: 0, pid: 1, start: 0, image: 0 };
-    let half = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    let mut bytes = copies([
-        magic,
-        half(version, len),
-        me.boot,
-        me.pid_ns,
-        half(me.pid, number),
-        me.start,
-        nonce,
-        7,
-        u64::from_ne_bytes(format_name("ndjson")[..8].try_into().unwrap()),
-        0,
-    ]);
-    for event in events {
-        let at = position(number, bytes.len() as u32);
-        bytes.extend(one_record(at, nonce, event.as_bytes()));
-    }
-    bytes
+    forge::segment(version, len, number, nonce, wall_precise_ns(), events)
 }
 
-/// A whole record for that place.
 fn one_record(at: u64, nonce: u64, body: &[u8]) -> Vec<u8> {
-    let now = wall_precise_ns();
-    let crc = record::crc(0, now, nonce, at, body);
-    let word = record::committed(record::tag(nonce, at), body.len());
-    let mut bytes: Vec<u8> =
-        [word, u64::from(crc), now, nonce, at].iter().flat_map(|w| w.to_ne_bytes()).collect();
-    bytes.extend(body);
-    bytes.resize(footprint(body.len()), 0);
-    bytes
+    forge::one_record(at, nonce, wall_precise_ns(), body)
 }
 
 fn stem(nonce: u64) -> Stem {
@@ -339,7 +302,7 @@ fn a_settled_place_beyond_the_file_is_the_end_of_it() {
     for (place, want) in [
         (SEGMENT_HEADER, 3),
         (places([30])[0].2 as u32, 2),
-        (u32::MAX & !7, 0),
+        (!7, 0),
         (SEGMENT as u32, 0),
         (8, 3),
         (SEGMENT_HEADER + 1, 3),

@@ -13,7 +13,7 @@ use telemetry::queue::spool::directory::Directory;
 use telemetry::queue::spool::header::format_name;
 use telemetry::queue::spool::names::{Name, Stem, parse};
 use telemetry::queue::spool::orphans::Orphans;
-use telemetry::queue::spool::store::{Spec, Store, StoreWords};
+use telemetry::queue::spool::store::{SPARES, Spec, Store, StoreWords};
 
 telemetry::blank_struct! {
     pub struct Words {
@@ -42,7 +42,7 @@ impl Kit {
             memory_segments: memory,
             table: Arc::new(FileTable::new()),
         };
-        let area = Mapping::reserved(slots * SEGMENT).unwrap();
+        let area = Mapping::reserved((slots + SPARES as usize) * SEGMENT).unwrap();
         let kit = Kit { page, spec, area, nonce, segments };
         Store::reset(&kit.page.head().store);
         kit.log().start_unsupplied();

@@ -14,8 +14,13 @@ mod collector;
 #[path = "../delivery/host.rs"]
 mod host;
 
+#[path = "../fuzz/body.rs"]
+mod body;
 mod corruption;
 mod dice;
+#[path = "../fuzz/forge.rs"]
+mod forge;
+mod fuzz;
 mod hostile;
 mod kit;
 mod limits;

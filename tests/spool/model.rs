@@ -4,11 +4,12 @@
 use crate::collector::{Collector, Latch, Reply, Seen};
 use crate::host::{Host, LONG, check, until};
 use crate::kit::{Adopter, Kit};
-use crate::spool::{SEGMENT, Spool, event, number_of, same};
+use crate::spool::{SEGMENT, Spool, event, leaf_with, number_of, same};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -244,6 +245,8 @@ fn act() -> impl Strategy<Value = Act> {
 /// What the collector is to do, and what it has taken.
 #[derive(Default)]
 struct Desk {
+    /// Whose requests count. What one that is dead had sent may be read later; then it was in flight, and is lost.
+    life: usize,
     /// Requests it will take; then it is too busy.
     take: usize,
     /// The next one it takes is held: its events were taken, and nobody is told.
@@ -260,6 +263,9 @@ struct Desk {
 
 impl Desk {
     fn answer(&mut self, seen: &Seen) -> Reply {
+        if seen.header("x-life") != Some(&self.life.to_string()) {
+            return Reply::Cut;
+        }
         if self.take == 0 {
             self.busy += 1;
             return Reply::Status(503);
@@ -296,7 +302,7 @@ struct House {
 
 impl House {
     fn new() -> House {
-        let desk: Arc<Mutex<Desk>> = Arc::default();
+        let desk = Arc::new(Mutex::new(Desk { life: 1, ..Desk::default() }));
         let answers = Arc::clone(&desk);
         let collector = Collector::start(move |seen| answers.lock().unwrap().answer(seen));
         let spool = Spool::fast();
@@ -304,8 +310,8 @@ impl House {
     }
 
     fn host(&mut self) -> &Host {
-        let (url, root) = (self.collector.url(), self.spool.root());
-        self.host.get_or_insert_with(|| Host::open(url, keys(root)))
+        let (url, root, life) = (self.collector.url(), self.spool.root(), self.generations.len());
+        self.host.get_or_insert_with(|| Host::open(url, keys(root, life)))
     }
 
     fn take(&mut self, act: &Act) {
@@ -382,13 +388,23 @@ impl House {
 
     /// What is there at this instant goes on; the client of before is shut at a collector that takes nothing.
     fn kill_and(&mut self, then: impl FnOnce()) {
-        self.desk.lock().unwrap().take = 0;
         self.host();
         let left = self.spool.killed_now();
+        self.generations.push(self.next);
+        let life = self.generations.len();
+        {
+            let mut desk = self.desk.lock().unwrap();
+            (desk.life, desk.take) = (life, 0);
+        }
         then();
         self.host = None;
         self.spool = left;
-        self.generations.push(self.next);
+        // Another header, another directory: it moves along.
+        if let Some(leaf) = fs::read_dir(self.spool.root()).unwrap().flatten().next() {
+            let mut keys = keys(self.spool.root(), life);
+            keys["endpoint"] = json!(self.collector.url());
+            fs::rename(leaf.path(), self.spool.root().join(leaf_with(keys))).unwrap();
+        }
     }
 
     fn end(mut self) {
@@ -428,8 +444,9 @@ impl House {
     }
 }
 
-fn keys(root: &Path) -> Value {
+fn keys(root: &Path, life: usize) -> Value {
     json!({
+        "headers": {"X-Life": life.to_string()},
         "spool_dir": root,
         "segment_bytes": SEGMENT,
         "batch": {"max_events": 8, "max_age_ms": 3_600_000},

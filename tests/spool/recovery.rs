@@ -195,7 +195,8 @@ fn several_adopters_never_take_the_same() {
 fn a_clean_end_leaves_nothing() {
     let collector = Collector::kind();
     let spool = Spool::new();
-    let host = Host::open(collector.url(), spool.keys(json!({})));
+    let keys = spool.keys(json!({"batch": {"max_events": 100_000, "max_age_ms": 3_600_000}}));
+    let host = Host::open(collector.url(), keys);
     assert_eq!(spool.names(), Vec::<String>::new(), "opening makes no file");
     for n in 0..3000 {
         assert_eq!(host.enqueue(event(n, 200)), Status::Ok);

@@ -29,7 +29,12 @@ pub fn mkdir(path: &Path) {
 
 /// Where a client of this endpoint keeps its files below its `spool_dir`.
 pub fn leaf_of(url: &str) -> String {
-    Config::parse(&json!({"endpoint": url}).to_string(), |_| None).unwrap().destination_hash()
+    leaf_with(json!({"endpoint": url}))
+}
+
+/// The same, of a client with these keys.
+pub fn leaf_with(keys: Value) -> String {
+    Config::parse(&keys.to_string(), |_| None).unwrap().destination_hash()
 }
 
 impl Spool {

@@ -90,8 +90,10 @@ fn victim() {
         let mut status = Status::Ok;
         if let (Some(from), Some(to)) = (order["from"].as_u64(), order["to"].as_u64()) {
             let len = order["len"].as_u64().unwrap() as usize;
-            let all = (from..to).map(|n| host.enqueue(event(n, len)));
-            status = all.filter(|s| *s != Status::Ok).last().unwrap_or(Status::Ok);
+            for n in from..to {
+                let taken = host.enqueue(event(n, len));
+                status = if status == Status::Ok { taken } else { status };
+            }
         }
         if let Some(ms) = order["flush"].as_u64() {
             status = host.flush(Duration::from_millis(ms));

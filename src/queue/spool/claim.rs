@@ -12,15 +12,15 @@
 
 use super::directory::Directory;
 use super::names::Stem;
-use crate::platform::files;
+use crate::platform::files::{self, Guarded};
 use crate::platform::identity::Identity;
 use crate::platform::once::SetOnce;
 use crate::platform::page::WipedPage;
 use crate::platform::sockets::{FileTable, Ticket};
 use crate::platform::tidlock::TidLock;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -92,11 +92,11 @@ impl Claim {
             file => file?,
         };
         // The name may have gone to somebody else between the two calls.
-        if !files::lock(file.as_raw_fd())? || !is_at(&file, dir, &name) {
+        if !files::lock(file.get()?.as_raw_fd())? || !is_at(&file, dir, &name) {
             return Ok(None);
         }
         fs::rename(dir.file(&name), dir.file(&stem.own(Some(me))))?;
-        let descriptor = Some(Held::keep(file, table)?);
+        let descriptor = Some(Held::keep(file, table));
         Ok(Some(Claim { stem, holder: *me, descriptor }))
     }
 
@@ -143,21 +143,21 @@ impl Claim {
             Err(why) if why.kind() == io::ErrorKind::NotFound => Self::place(dir, &name)?,
             file => file?,
         };
-        if !files::lock(file.as_raw_fd())? {
+        if !files::lock(file.get()?.as_raw_fd())? {
             return Err(io::Error::other("another process holds our own file"));
         }
-        self.descriptor = Some(Held::keep(file, table)?);
+        self.descriptor = Some(Held::keep(file, table));
         Ok(())
     }
 
-    /// Make the own file: it appears under its name with the lock on it.
-    fn place(dir: &Directory, name: &str) -> io::Result<File> {
-        let draft = format!("{name}.new.bad");
-        dir.remove(&draft)?;
-        let file = dir.create(&draft)?;
-        files::lock(file.as_raw_fd())?;
-        fs::rename(dir.file(&draft), dir.file(name))?;
-        Ok(file)
+    /// Make the own file: it gets its name with the lock on it, where the file system can do that.
+    fn place(dir: &Directory, name: &str) -> io::Result<Guarded> {
+        let named = dir.create_nameless().and_then(|file| {
+            files::lock(file.get()?.as_raw_fd())?;
+            files::give_name(file.get()?, &dir.file(name))?;
+            Ok(file)
+        });
+        named.or_else(|_| dir.create(name))
     }
 
     /// Leave the stem to whoever comes: its holder is nobody from now on.
@@ -184,10 +184,10 @@ impl Claim {
 }
 
 impl Held {
-    fn keep(file: File, table: &FileTable) -> io::Result<Held> {
-        let meta = file.metadata()?;
-        let ticket = table.note(file.as_raw_fd());
-        Ok(Held { fd: file.into_raw_fd(), ticket, dev: meta.dev(), ino: meta.ino() })
+    fn keep(file: Guarded, table: &FileTable) -> Held {
+        let (dev, ino) = file.identity();
+        let fd = file.into_raw();
+        Held { fd, ticket: table.note(fd), dev, ino }
     }
 
     fn is_ours(&self) -> bool {
@@ -210,7 +210,89 @@ pub fn may_take(holder: Option<&Identity>, me: &Identity) -> bool {
 }
 
 /// Whether the open file still is what stands under that name.
-fn is_at(file: &File, dir: &Directory, name: &str) -> bool {
-    let (Ok(open), Ok(named)) = (file.metadata(), fs::symlink_metadata(dir.file(name))) else { return false };
-    (open.dev(), open.ino()) == (named.dev(), named.ino())
+fn is_at(file: &Guarded, dir: &Directory, name: &str) -> bool {
+    fs::symlink_metadata(dir.file(name)).is_ok_and(|named| (named.dev(), named.ino()) == file.identity())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    const STEM: Stem = Stem { created_ms: 1, boot: 2, nonce: 3 };
+
+    fn fresh(name: &str) -> (Directory, FileTable, Identity) {
+        let root = PathBuf::from(format!("/tmp/libtelemetry-{}-claim-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let dir = Directory::new(&root, "spool");
+        dir.enter().unwrap();
+        (dir, FileTable::new(), Identity::mine())
+    }
+
+    fn gone(dir: &Directory) {
+        fs::remove_dir_all(dir.path().parent().unwrap_or(Path::new("/nonexistent"))).unwrap();
+    }
+
+    fn names(dir: &Directory) -> Vec<String> {
+        let found = dir.list().unwrap();
+        let of = |(stem, holders): (&Stem, &Vec<_>)| {
+            holders.iter().map(|h: &Option<Identity>| stem.own(h.as_ref())).collect::<Vec<_>>()
+        };
+        found.owns.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn it_is_held_released_taken_and_finished() {
+        let (dir, table, me) = fresh("life");
+        let claim = Claim::create(&dir, STEM, &me, &table).unwrap();
+        assert_eq!((names(&dir), table.noted()), (vec![STEM.own(Some(&me))], 1));
+        assert!(Claim::take(&dir, STEM, Some(me), &me, &table).unwrap().is_none(), "its holder lives");
+        claim.release(&dir, &table);
+        assert_eq!((names(&dir), table.noted()), (vec![STEM.own(None)], 0));
+        let claim = Claim::take(&dir, STEM, None, &me, &table).unwrap().unwrap();
+        assert!(Claim::take(&dir, STEM, None, &me, &table).unwrap().is_none(), "it is taken");
+        assert_eq!(claim.stem(), STEM);
+        claim.finish(&dir, &table);
+        assert_eq!((names(&dir), table.noted()), (vec![], 0));
+        gone(&dir);
+    }
+
+    #[test]
+    fn it_is_renewed_whatever_was_done_to_its_file() {
+        let (dir, table, me) = fresh("renewed");
+        let mut claim = Claim::create(&dir, STEM, &me, &table).unwrap();
+        claim.renew(&dir, &table).unwrap();
+        dir.remove(&STEM.own(Some(&me))).unwrap();
+        claim.renew(&dir, &table).unwrap();
+        // A daemoniser closes everything.
+        files::close(claim.descriptor.as_ref().unwrap().fd);
+        claim.renew(&dir, &table).unwrap();
+        assert_eq!((names(&dir), table.noted()), (vec![STEM.own(Some(&me))], 1));
+        claim.finish(&dir, &table);
+        gone(&dir);
+    }
+
+    #[test]
+    fn what_has_no_own_file_is_taken_unless_somebody_has_one() {
+        let (dir, table, me) = fresh("unowned");
+        let claim = Claim::take_unowned(&dir, STEM, &me, &table).unwrap().unwrap();
+        assert!(Claim::take_unowned(&dir, STEM, &me, &table).unwrap().is_none());
+        assert_eq!(names(&dir), [STEM.own(Some(&me))], "and no second file is left");
+        claim.finish(&dir, &table);
+        gone(&dir);
+    }
+
+    #[test]
+    fn only_the_dead_and_the_unknown_are_orphans() {
+        let me = Identity::mine();
+        assert!(may_take(None, &me));
+        assert!(!may_take(Some(&me), &me));
+        for other in [
+            Identity { boot: me.boot ^ 1, ..me },
+            Identity { pid_ns: me.pid_ns + 1, ..me },
+            Identity { start: me.start - 1, ..me },
+        ] {
+            assert!(may_take(Some(&other), &me), "{other:?}");
+        }
+    }
 }

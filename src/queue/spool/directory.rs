@@ -7,12 +7,13 @@
 //! - Nothing here follows a symlink in the last component, and every descriptor is closed by `exec`.
 
 use super::names::{Name, Stem, parse};
+use crate::platform::files::{Guarded, NAMELESS};
 use crate::platform::identity::Identity;
 use crate::platform::process;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -105,28 +106,40 @@ impl Directory {
     }
 
     /// Make a new file, readable by us alone.
-    pub fn create(&self, name: &str) -> io::Result<File> {
+    pub fn create(&self, name: &str) -> io::Result<Guarded> {
         let mut how = OpenOptions::new();
         how.read(true).write(true).create_new(true).mode(0o600);
-        how.custom_flags(libc::O_NOFOLLOW).open(self.file(name))
+        Guarded::new(how.custom_flags(libc::O_NOFOLLOW).open(self.file(name))?)
+    }
+
+    /// Make a file without a name, which is gone with its descriptor. Not every file system can.
+    pub fn create_nameless(&self) -> io::Result<Guarded> {
+        let mut how = OpenOptions::new();
+        Guarded::new(how.read(true).write(true).mode(0o600).custom_flags(NAMELESS).open(&self.path)?)
     }
 
     /// Open a file for reading and writing. Never waits, whatever kind of file somebody put there.
-    pub fn open(&self, name: &str) -> io::Result<File> {
+    pub fn open(&self, name: &str) -> io::Result<Guarded> {
         self.open_as(name, OpenOptions::new().read(true).write(true))
     }
 
     /// The same for whoever only looks.
-    pub fn open_to_read(&self, name: &str) -> io::Result<File> {
+    pub fn open_to_read(&self, name: &str) -> io::Result<Guarded> {
         self.open_as(name, OpenOptions::new().read(true))
     }
 
-    fn open_as(&self, name: &str, how: &mut OpenOptions) -> io::Result<File> {
-        let file = how.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(self.file(name))?;
-        if !file.metadata()?.is_file() {
+    fn open_as(&self, name: &str, how: &mut OpenOptions) -> io::Result<Guarded> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = Guarded::new(how.custom_flags(flags).open(self.file(name))?)?;
+        if !file.get()?.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         Ok(file)
+    }
+
+    /// Write a word into a file.
+    pub fn write_word(&self, name: &str, word: u64, offset: u64) -> io::Result<()> {
+        self.open(name)?.get()?.write_all_at(&word.to_ne_bytes(), offset)
     }
 
     /// Remove a file; one that is gone already is fine.
@@ -206,4 +219,75 @@ fn trust(path: &Path, meta: &Metadata, leaf: bool) -> Result<(), Problem> {
         return unsafe_because(format!("has mode {mode:04o}; allowed: 0700"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// `/tmp/.../spool`, not made yet.
+    fn fresh(name: &str) -> Directory {
+        let root = PathBuf::from(format!("/tmp/libtelemetry-{}-directory-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        Directory::new(&root, "spool")
+    }
+
+    fn gone(dir: &Directory) {
+        fs::remove_dir_all(&dir.root).unwrap();
+    }
+
+    #[test]
+    fn it_is_made_private_and_looked_at() {
+        let dir = fresh("made");
+        assert!(dir.check().is_ok(), "what is not there is no problem");
+        dir.enter().unwrap();
+        dir.enter().unwrap();
+        assert_eq!(fs::metadata(dir.path()).unwrap().mode() & 0o7777, 0o700);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(matches!(dir.enter(), Err(Problem::Unsafe(why)) if why.contains("mode 0750")));
+        fs::remove_dir(dir.path()).unwrap();
+        symlink("/tmp", dir.path()).unwrap();
+        assert!(matches!(dir.enter(), Err(Problem::Unsafe(why)) if why.contains("symlink")));
+        gone(&dir);
+        let below = Directory::new(Path::new("/dev/null/x"), "spool");
+        assert!(matches!(below.enter(), Err(Problem::Unavailable(_))));
+    }
+
+    #[test]
+    fn it_is_listed_by_names_alone() {
+        let dir = fresh("listed");
+        dir.enter().unwrap();
+        assert!(dir.list().unwrap().segments.is_empty());
+        let stem = Stem { created_ms: 1, boot: 2, nonce: 3 };
+        for number in [9, 1, 5] {
+            fs::write(dir.file(&stem.segment(number)), vec![0; number as usize]).unwrap();
+        }
+        dir.create(&stem.own(None)).unwrap();
+        assert!(dir.create(&stem.own(None)).is_err(), "once");
+        dir.quarantine(&stem.segment(5)).unwrap();
+        fs::write(dir.file("stranger"), "").unwrap();
+        let found = dir.list().unwrap();
+        assert_eq!(found.segments[&stem], [(1, 1), (9, 9)]);
+        assert_eq!(found.owns[&stem], [None]);
+        assert_eq!(found.others, [format!("{}.bad", stem.segment(5)), "stranger".into()]);
+        dir.tidy(&found, Duration::from_secs(60));
+        assert!(dir.file(&format!("{}.bad", stem.segment(5))).exists(), "too young");
+        dir.tidy(&found, Duration::ZERO);
+        assert_eq!(dir.list().unwrap().others, ["stranger"]);
+        dir.remove("never was").unwrap();
+        gone(&dir);
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let dir = fresh("opened");
+        dir.enter().unwrap();
+        symlink("/etc/passwd", dir.file("link")).unwrap();
+        fs::create_dir(dir.file("dir")).unwrap();
+        fs::write(dir.file("file"), "").unwrap();
+        assert!(dir.open("file").is_ok());
+        assert!(dir.open("link").is_err() && dir.open("dir").is_err());
+        gone(&dir);
+    }
 }

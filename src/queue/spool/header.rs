@@ -191,3 +191,74 @@ pub fn is_file(segment: Segment<'_>) -> bool {
 pub fn word_at(bytes: &[u8], offset: usize) -> Option<u64> {
     bytes.get(offset..offset + 8)?.try_into().ok().map(u64::from_ne_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        let owner = Identity { boot: 1, pid_ns: 2, pid: 3, start: 4, image: 0 };
+        let format = format_name("ndjson");
+        Header { segment_len: 4096, owner, number: 7, nonce: 99, created_ms: 5, format }
+    }
+
+    fn head() -> Vec<u8> {
+        let mut bytes = [header().copy(), header().copy()].concat();
+        bytes.resize(SEGMENT_HEADER as usize, 0);
+        bytes
+    }
+
+    #[test]
+    fn either_copy_will_do() {
+        assert_eq!(Header::read(&head()), Ok(header()));
+        assert_eq!(header().format_str(), "ndjson");
+        for at in 0..COPY {
+            let mut bytes = head();
+            bytes[at] ^= 0x10;
+            assert_eq!(Header::read(&bytes), Ok(header()), "byte {at}");
+            bytes[COPY + at] ^= 0x20;
+            assert_ne!(Header::read(&bytes), Ok(header()), "byte {at} of both");
+        }
+        assert_eq!(Header::read(&head()[..COPY]), Ok(header()));
+        assert_eq!(Header::read(&head()[..COPY - 1]), Err(Unreadable::Garbage));
+    }
+
+    #[test]
+    fn what_is_no_header_says_why() {
+        assert_eq!(Header::read(&[]), Err(Unreadable::Blank));
+        assert_eq!(Header::read(&[0; 100]), Err(Unreadable::Blank));
+        assert_eq!(Header::read(&[1; 300]), Err(Unreadable::Garbage));
+        let mut bytes = head();
+        for copy in [0, COPY] {
+            bytes[copy + 8..copy + 12].copy_from_slice(&(VERSION + 1).to_ne_bytes());
+        }
+        assert_eq!(Header::read(&bytes), Err(Unreadable::Future(VERSION + 1)));
+        for segment_len in [0, SEGMENT_HEADER - 1, MAX_SEGMENT + 1] {
+            let copy = Header { segment_len, ..header() }.copy();
+            assert_eq!(
+                Header::read(&[copy.clone(), copy].concat()),
+                Err(Unreadable::Garbage),
+                "{segment_len}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_settled_place_is_believed_only_where_it_was_noted() {
+        let header = header();
+        let with = |word: u64| {
+            let mut bytes = head();
+            bytes[SETTLED as usize..][..8].copy_from_slice(&word.to_ne_bytes());
+            header.settled(&bytes)
+        };
+        assert_eq!(with(header.settled_word(512)), 512);
+        assert_eq!(with(header.settled_word(8192)), 4096, "no further than the end");
+        for wrong in [0, 512, header.settled_word(512) ^ 8, header.settled_word(513), header.settled_word(8)]
+        {
+            assert_eq!(with(wrong), SEGMENT_HEADER);
+        }
+        let other = Header { number: 8, ..header };
+        assert_eq!(with(other.settled_word(512)), SEGMENT_HEADER, "another segment's");
+        assert_eq!(header.settled(&[]), SEGMENT_HEADER);
+    }
+}

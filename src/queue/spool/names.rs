@@ -77,10 +77,9 @@ pub fn parse(name: &str) -> Option<Name> {
 
 fn parse_any(name: &str) -> Option<Name> {
     if let Some(rest) = name.strip_suffix(".bad") {
-        let draft = rest.strip_suffix(".new").and_then(parse_any);
         let probe = rest.strip_suffix(".probe").and_then(Stem::parse);
-        let ours = matches!(draft, Some(Name::Own(..))) || probe.is_some();
-        return (ours || matches!(parse_any(rest), Some(Name::Segment(..)))).then_some(Name::Bad);
+        let ours = probe.is_some() || matches!(parse_any(rest), Some(Name::Segment(..)));
+        return ours.then_some(Name::Bad);
     }
     if let Some(rest) = name.strip_suffix(".own") {
         let (stem, holder) = rest.split_once('@')?;
@@ -120,7 +119,7 @@ mod tests {
         assert_eq!(parse(&stem.own(Some(&holder))), Some(Name::Own(stem, Some(holder))));
         assert_eq!(parse(&stem.segment(u32::MAX)), Some(Name::Segment(stem, u32::MAX)));
         assert_eq!(parse(&format!("{}.bad", stem.segment(1))), Some(Name::Bad));
-        assert_eq!(parse(&format!("{}.new.bad", stem.own(None))), Some(Name::Bad));
+        assert_eq!(parse(&format!("{}.probe.bad", stem.text())), Some(Name::Bad));
         assert_eq!(parse("x.bad"), None);
         for odd in [
             "",

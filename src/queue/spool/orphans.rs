@@ -19,7 +19,6 @@ use crate::queue::log::Seen;
 use crate::queue::record::{Position, position, split};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -250,22 +249,28 @@ impl Orphans {
             None => None,
         };
         let Some(claim) = claim else { return Ok(None) };
+        // The owner may have made segments since the directory was listed. One whose death is certain made the next
+        // numbers at most; of another nothing but the lock told.
         let dead = holder.flatten().is_none_or(|holder| holder.is_dead(me));
-        // An owner of whom nothing but the lock told may have gone on since the directory was listed.
-        let files = if dead {
-            files.clone()
+        let mut files = files.clone();
+        if dead {
+            while let Some(next) = files.last().map(|last| last.wrapping_add(1))
+                && dir.file(&stem.segment(next)).symlink_metadata().is_ok()
+            {
+                files.push(next);
+            }
         } else {
             match dir.list() {
                 Ok(mut now) => {
-                    let files = now.segments.remove(stem).unwrap_or_default();
-                    files.into_iter().map(|(number, _)| number).collect()
+                    let now = now.segments.remove(stem).unwrap_or_default();
+                    files = now.into_iter().map(|(number, _)| number).collect();
                 }
                 Err(why) => {
                     claim.release(dir, table);
                     return Err(why);
                 }
             }
-        };
+        }
         Ok(Some((claim, files)))
     }
 
@@ -273,7 +278,7 @@ impl Orphans {
     fn owner_is_dead(&self, stem: Stem, files: &[u32]) -> bool {
         let owner = files.iter().find_map(|number| {
             let file = self.dir.open(&stem.segment(*number)).ok()?;
-            read::header(&file).ok()?.ok().map(|header| header.owner)
+            read::header(file.get().ok()?).ok()?.ok().map(|header| header.owner)
         });
         match owner {
             Some(owner) => owner.is_dead(&self.me) || !owner.is_visible_to(&self.me),
@@ -316,11 +321,11 @@ impl Orphans {
             }
             Err(Err(why)) => {
                 say(Level::Warn, Reason::Spool, &format!("{name} in the spool cannot be read: {why}"));
-                let outcome = match why.raw_os_error() {
-                    Some(libc::ENOENT) => Outcome::Remove,
+                let outcome = match (why.raw_os_error(), why.kind()) {
+                    (Some(libc::ENOENT), _) => Outcome::Remove,
                     // A symlink, or no regular file.
-                    Some(libc::ELOOP) | None => Outcome::Ignore,
-                    Some(_) => Outcome::Keep,
+                    (Some(libc::ELOOP), _) | (_, io::ErrorKind::InvalidInput) => Outcome::Ignore,
+                    _ => Outcome::Keep,
                 };
                 self.file_done(stem, outcome);
                 false
@@ -330,7 +335,10 @@ impl Orphans {
 
     fn read_file(&self, name: &str) -> Result<(Vec<u8>, Scan), Result<Unreadable, io::Error>> {
         let file = self.dir.open(name).map_err(Err)?;
-        let bytes = read::segment(&file).map_err(Err)?.map_err(Ok)?;
+        let read = file.get().and_then(read::segment).map_err(Err)?;
+        // What was read is believed only if it was read from there.
+        file.get().map_err(Err)?;
+        let bytes = read.map_err(Ok)?;
         let scan = Scan::new(&bytes).map_err(Ok)?;
         Ok((bytes, scan))
     }
@@ -347,21 +355,17 @@ impl Orphans {
             self.file_done(file.stem, file.outcome);
         }
         if let Some(file) = self.open.front().filter(|file| file.id == id && to > self.head) {
-            let word = file.header.settled_word(offset).to_ne_bytes();
-            let _ = self
-                .dir
-                .open(&file.stem.segment(file.number))
-                .and_then(|f| f.write_all_at(&word, SETTLED_AT));
+            let word = file.header.settled_word(offset);
+            let _ = self.dir.write_word(&file.stem.segment(file.number), word, SETTLED_AT);
         }
         self.head = to;
     }
 
     /// Remove a file; should that fail, note in it that all is settled.
     fn remove(&self, name: &str, header: &Header) -> io::Result<()> {
-        self.dir.remove(name).or_else(|_| {
-            let word = header.settled_word(header.segment_len).to_ne_bytes();
-            self.dir.open(name)?.write_all_at(&word, SETTLED_AT)
-        })
+        self.dir
+            .remove(name)
+            .or_else(|_| self.dir.write_word(name, header.settled_word(header.segment_len), SETTLED_AT))
     }
 
     fn file_done(&mut self, stem: Stem, outcome: Outcome) {
@@ -406,5 +410,111 @@ impl Orphans {
 impl Drop for Orphans {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::record::{committed, crc, tag};
+    use std::fs;
+    use std::path::PathBuf;
+
+    const NONCE: u64 = 77;
+
+    fn stem(created_ms: u64) -> Stem {
+        Stem { created_ms, boot: 1, nonce: NONCE }
+    }
+
+    /// A segment with these bodies.
+    fn segment(number: u32, bodies: &[&[u8]]) -> Vec<u8> {
+        let owner = Identity { boot: 1, pid_ns: 2, pid: 3, start: 4, image: 0 };
+        let header =
+            Header { segment_len: 4096, owner, number, nonce: NONCE, created_ms: 5, format: [0; 16] };
+        let mut bytes = header.copy();
+        bytes.resize(256, 0);
+        for body in bodies {
+            let here = position(number, bytes.len() as u32);
+            let check = u64::from(crc(0, 1, NONCE, here, body));
+            let words = [committed(tag(NONCE, here), body.len()), check, 1, NONCE, here];
+            bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+            bytes.extend(*body);
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+        }
+        bytes
+    }
+
+    fn with_files(name: &str, files: &[(Stem, u32, &[&[u8]])], body: impl FnOnce(&Directory, Orphans)) {
+        let root = PathBuf::from(format!("/tmp/libtelemetry-{}-orphans-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let dir = Directory::new(&root, "spool");
+        dir.enter().unwrap();
+        for (stem, number, bodies) in files {
+            fs::write(dir.file(&stem.own(None)), "").unwrap();
+            fs::write(dir.file(&stem.segment(*number)), segment(*number, bodies)).unwrap();
+        }
+        let orphans = Orphans::new(dir.clone(), Identity::mine(), Arc::new(FileTable::new()));
+        body(&dir, orphans);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    fn next(orphans: &mut Orphans) -> Option<(Position, Position, Vec<u8>)> {
+        match orphans.look() {
+            Seen::Record { at, next, body, .. } => Some((at, next, body.to_vec())),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_oldest_first_one_after_the_other_and_gone_when_settled() {
+        let files: [(Stem, u32, &[&[u8]]); 3] =
+            [(stem(2), 0, &[b"e"]), (stem(1), 5, &[b"c", b"d"]), (stem(1), 4, &[b"a", b"b"])];
+        with_files("order", &files, |dir, mut orphans| {
+            assert!(orphans.is_idle() && next(&mut orphans).is_none(), "nothing before a search");
+            assert!(orphans.sweep(Duration::MAX).unwrap() > 3 * 256);
+            let mut last = 0;
+            for want in [b"a", b"b", b"c", b"d", b"e"] {
+                let (at, behind, body) = next(&mut orphans).unwrap();
+                assert_eq!(body, want);
+                assert!(at >= last && behind > at, "places only grow");
+                if want == b"b" {
+                    orphans.put_back(at);
+                    assert_eq!(next(&mut orphans), Some((at, behind, body)));
+                }
+                orphans.settle(behind);
+                last = behind;
+            }
+            assert!(next(&mut orphans).is_none());
+            let Seen::Empty { at } = orphans.look() else { panic!() };
+            orphans.settle(at);
+            assert!(orphans.is_idle());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        });
+    }
+
+    #[test]
+    fn what_was_not_settled_is_there_for_the_next() {
+        with_files("next", &[(stem(1), 4, &[b"a", b"b", b"c"])], |dir, mut orphans| {
+            orphans.sweep(Duration::MAX).unwrap();
+            let (_, behind, _) = next(&mut orphans).unwrap();
+            next(&mut orphans).unwrap();
+            orphans.settle(behind);
+            drop(orphans);
+            assert_eq!(dir.list().unwrap().owns[&stem(1)], [None], "released");
+            let mut again = Orphans::new(dir.clone(), Identity::mine(), Arc::new(FileTable::new()));
+            again.sweep(Duration::MAX).unwrap();
+            assert_eq!(next(&mut again).unwrap().2, b"b");
+        });
+    }
+
+    #[test]
+    fn what_somebody_holds_is_left_alone() {
+        with_files("held", &[(stem(1), 4, &[b"a"])], |dir, mut orphans| {
+            let held = stem(1).own(Some(&Identity::mine()));
+            fs::rename(dir.file(&stem(1).own(None)), dir.file(&held)).unwrap();
+            assert_eq!(orphans.sweep(Duration::MAX).unwrap(), 0);
+            assert!(next(&mut orphans).is_none() && orphans.is_idle());
+            assert!(dir.file(&held).exists());
+        });
     }
 }

@@ -71,3 +71,42 @@ fn is_blank(file: &File) -> io::Result<bool> {
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::identity::Identity;
+    use std::fs;
+    use std::io::Write;
+
+    fn file(name: &str, content: &[u8]) -> File {
+        let path = format!("/tmp/libtelemetry-{}-read-{name}", std::process::id());
+        fs::File::create(&path).unwrap().write_all(content).unwrap();
+        let file = File::open(&path).unwrap();
+        fs::remove_file(path).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_file_is_read_as_far_as_its_header_says() {
+        let owner = Identity { boot: 1, pid_ns: 2, pid: 3, start: 4, image: 0 };
+        let header = Header { segment_len: 512, owner, number: 7, nonce: 9, created_ms: 5, format: [0; 16] };
+        for (len, want) in [(100, 100), (256, 256), (300, 300), (512, 512), (9000, 512)] {
+            let mut content = header.copy();
+            content.resize(len, 7);
+            let file = file("bounded", &content);
+            assert_eq!(segment(&file).unwrap().unwrap(), content[..want], "{len}");
+        }
+    }
+
+    #[test]
+    fn blank_is_what_holds_nothing() {
+        let of = |content: &[u8]| segment(&file("blank", content)).unwrap().unwrap_err();
+        assert_eq!(of(&[]), Unreadable::Blank);
+        assert_eq!(of(&[0; 100_000]), Unreadable::Blank);
+        assert_eq!(of(&[&[0; 90_000][..], &[1]].concat()), Unreadable::Garbage);
+        assert_eq!(of(&[&[1; 20][..], &[0; 4000]].concat()), Unreadable::Blank, "half a header, and no more");
+        assert_eq!(of(&[1; 20]), Unreadable::Garbage);
+        assert_eq!(of(&[1; 4000]), Unreadable::Garbage);
+    }
+}

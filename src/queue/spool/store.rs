@@ -189,18 +189,14 @@ impl<'a> Store<'a> {
 
     fn make_file(&self, log: &Log<'_>, slot: &Slot, number: u32, addr: usize) -> Result<(), Problem> {
         let owner = self.hold(log)?;
-        let (dir, name) = (&self.spec.dir, self.stem(log).segment(number));
+        let name = self.stem(log).segment(number);
         let len = log.segment_len as usize;
-        let file = dir.create(&name).map_err(Problem::Unavailable)?;
-        let mapped = files::allocate(&file, len as u64).and_then(|()| {
-            // SAFETY: the place is reserved for this slot and settled; the file is `len` bytes long, and who may
-            // shorten it is only our own user.
-            unsafe { files::map_over(addr, len, &file) }
+        let mapped = self.map_file(&name, addr, len).or_else(|why| match why.raw_os_error() {
+            // Somebody closed the descriptor under it: once more.
+            None | Some(libc::EBADF) => self.map_file(&name, addr, len),
+            _ => Err(why),
         });
-        if let Err(why) = mapped {
-            let _ = dir.remove(&name);
-            return Err(Problem::Unavailable(why));
-        }
+        mapped.map_err(Problem::Unavailable)?;
         mmap::populate(addr, len);
         // SAFETY: page-aligned, as long as a segment, zero but for what the next line writes; it stays mapped until it is
         // settled, and covered by other memory afterwards.
@@ -211,6 +207,23 @@ impl<'a> Store<'a> {
             Header { segment_len: log.segment_len, owner, number, nonce: log.nonce, created_ms, format };
         header.write(slot.segment());
         Ok(())
+    }
+
+    /// Make the file and map it at `addr`; leaves none behind if that fails.
+    fn map_file(&self, name: &str, addr: usize, len: usize) -> io::Result<()> {
+        let dir = &self.spec.dir;
+        let file = dir.create(name)?;
+        let map = || {
+            files::allocate(file.get()?, len as u64)?;
+            // SAFETY: the place is reserved for this slot and settled; the file is `len` bytes long, and who may
+            // shorten it is only our own user.
+            unsafe { files::map_over(addr, len, file.get()?) }?;
+            // Nothing was written yet: should it have been another file, no harm is done.
+            file.get().map(drop)
+        };
+        map().inspect_err(|_| {
+            let _ = dir.remove(name);
+        })
     }
 
     /// Hold our stem: the own file is made with the first segment, and made anew should it be gone.
@@ -324,11 +337,12 @@ impl<'a> Store<'a> {
     /// Whether a segment's file could be made now.
     fn probe(&self, log: &Log<'_>) -> Result<(), Problem> {
         self.hold(log)?;
-        let name = format!("{}.probe.bad", self.stem(log).text());
-        let made = self.spec.dir.create(&name).and_then(|file| {
-            self.spec.dir.remove(&name)?;
-            files::allocate(&file, u64::from(log.segment_len))
+        let (dir, name) = (&self.spec.dir, format!("{}.probe.bad", self.stem(log).text()));
+        let file = dir.create_nameless().or_else(|_| {
+            let file = dir.create(&name)?;
+            dir.remove(&name).map(|()| file)
         });
+        let made = file.and_then(|file| files::allocate(file.get()?, u64::from(log.segment_len)));
         made.map_err(Problem::Unavailable)
     }
 
@@ -416,5 +430,109 @@ impl<'a> Store<'a> {
             clock::nap(Duration::from_micros(200));
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::mmap::Mapping;
+    use crate::platform::page::WipedPage;
+    use crate::queue::log::Cursors;
+    use crate::queue::record::position;
+    use std::fs;
+    use std::path::PathBuf;
+
+    const LEN: u32 = 65_536;
+
+    crate::blank_struct! {
+        struct Words { cursors: Cursors, store: StoreWords }
+    }
+
+    /// A store of four segments, `memory` of them in memory, in a directory of its own.
+    fn with_store(name: &str, memory: u32, body: impl FnOnce(&Log<'_>, &Store<'_>)) {
+        let root = PathBuf::from(format!("/tmp/libtelemetry-{}-store-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let dir = Directory::new(&root, "spool");
+        let table = Arc::new(FileTable::new());
+        let spec = Spec { dir, format: header::format_name("json"), memory_segments: memory, table };
+        let page: WipedPage<Words, Slot> = WipedPage::new(4, true).unwrap();
+        let area = Mapping::reserved((4 + SPARES as usize) * LEN as usize).unwrap();
+        let cursors = &page.head().cursors;
+        let nonce = 5 << 32 | 1;
+        let log = Log { cursors, slots: page.tail(), segments: 4, segment_len: LEN, nonce, checked: true };
+        let words = &page.head().store;
+        Store::reset(words);
+        log.start_unsupplied();
+        body(&log, &Store { spec: &spec, words, area: area.addr() });
+        drop(words.claim.take());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    fn append(log: &Log<'_>, store: &Store<'_>, len: usize) -> bool {
+        while log.append(0, 1, &vec![b'x'; len], || true).is_err() {
+            if !store.supply_next(log) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Segment files and own files.
+    fn files(store: &Store<'_>) -> (usize, usize) {
+        let found = store.spec.dir.list().unwrap_or_default();
+        (found.segments.values().map(Vec::len).sum(), found.owns.len())
+    }
+
+    #[test]
+    fn files_come_with_the_events_and_go_with_them() {
+        with_store("life", 0, |log, store| {
+            assert_eq!(files(store), (0, 0));
+            while append(log, store, 20_000) {}
+            assert_eq!((files(store), log.accepted(), store.left(log)), ((4, 1), 12, 12));
+            let second = position(split(log.tail()).0 - 2, SEGMENT_HEADER);
+            store.settle(log, second);
+            assert_eq!((files(store), store.left(log)), ((3, 1), 9));
+            store.settle(log, log.tail());
+            assert_eq!((files(store), store.left(log)), ((1, 1), 0));
+            assert!(store.retire(log, true));
+            assert_eq!((files(store), append(log, store, 1)), ((0, 0), false));
+        });
+    }
+
+    #[test]
+    fn what_is_not_settled_is_left_to_whoever_comes() {
+        with_store("left", 0, |log, store| {
+            assert!(append(log, store, 10));
+            assert!(!store.retire(log, false), "held still");
+            assert!(store.spec.dir.list().unwrap().owns[&store.stem(log)][0].is_some());
+            assert!(!store.retire(log, true));
+            assert_eq!(store.spec.dir.list().unwrap().owns[&store.stem(log)], [None]);
+        });
+    }
+
+    #[test]
+    fn orphans_take_room_but_two_segments() {
+        with_store("room", 0, |log, store| {
+            store.set_orphans(log, u64::from(LEN));
+            assert_eq!(store.room(log), 3);
+            store.set_orphans(log, 100 * u64::from(LEN));
+            assert_eq!(store.room(log), 2);
+            while append(log, store, 20_000) {}
+            assert_eq!(files(store).0, 2);
+        });
+    }
+
+    #[test]
+    fn without_a_directory_segments_are_memory_as_many_as_allowed() {
+        with_store("memory", 2, |log, store| {
+            fs::create_dir(store.spec.dir.path().parent().unwrap()).unwrap();
+            fs::write(store.spec.dir.path(), "in the way").unwrap();
+            while append(log, store, 20_000) {}
+            assert_eq!((log.accepted(), store.left(log)), (6, 0));
+            assert_eq!(store.words.failures.load(Ordering::Relaxed), 1);
+            store.settle(log, log.tail());
+            assert!(append(log, store, 20_000), "room again");
+        });
     }
 }

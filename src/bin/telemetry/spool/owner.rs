@@ -5,6 +5,7 @@
 //!   take, and nothing else is.
 //! - The lock is asked about, never taken.
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use telemetry::platform::files;
 use telemetry::platform::identity::Identity;
@@ -53,7 +54,8 @@ impl Owner {
     pub fn of(dir: &Directory, stem: Stem, holders: &[Option<Identity>], me: &Identity) -> Option<Owner> {
         let all = holders.iter().map(|holder| {
             let file = dir.open_to_read(&stem.own(holder.as_ref()));
-            let locked = file.is_ok_and(|file| files::is_locked(file.as_raw_fd()).unwrap_or(false));
+            let locked = |file: &File| files::is_locked(file.as_raw_fd()).unwrap_or(false);
+            let locked = file.is_ok_and(|file| file.get().is_ok_and(locked));
             judge(holder.as_ref(), locked, me)
         });
         // Adopters want all of them to be takeable.

@@ -65,8 +65,8 @@ pub fn look(dir: &Directory, name: &str, live: bool) -> Option<Report> {
 fn look_once(dir: &Directory, name: &str) -> Option<Report> {
     let mut report = Report { name: name.into(), ..Report::default() };
     let read = dir.open_to_read(name).and_then(|file| {
-        report.bytes = file.metadata()?.len();
-        read::segment(&file)
+        report.bytes = file.get()?.metadata()?.len();
+        file.get().and_then(read::segment)
     });
     match read {
         Ok(Ok(bytes)) => match Scan::new(&bytes) {
