@@ -97,14 +97,21 @@ def test_closed_in_a_child(stage: Stage) -> None:
     stage.compare()
 
 
-def test_the_pid_of_the_dead_is_used_again(stage: Stage, orphan: Actor) -> None:
-    """A living process with the recorded pid, but another start time, is not the owner."""
+@pytest.mark.parametrize("changed", ["start", "image"])
+def test_the_pid_of_the_dead_is_used_again(stage: Stage, orphan: Actor, changed: str) -> None:
+    """By a process that differs only in its start time, or only in its image, new since exec."""
+    living = stage.start()
+    living.send("living", 10)
+    os.kill(living.pid, signal.SIGSTOP)
     own = stage.own(orphan)
     orphan.kill()
-    assert int(own.parts()["start"]) != start_of(os.getpid())
-    own.give_to(pid=os.getpid())
+    parts = stage.own(living).parts()
+    value = int(parts["start"]) - 1 if changed == "start" else "0123456789abcdef"
+    own.give_to(**{**parts, changed: value})
     stage.collect()
     assert recovered_by_another(stage) == 50
+    os.kill(living.pid, signal.SIGCONT)
+    assert living.flush() == OK
     stage.compare()
 
 
