@@ -249,22 +249,28 @@ impl Orphans {
             None => None,
         };
         let Some(claim) = claim else { return Ok(None) };
+        // The owner may have made segments since the directory was listed. One whose death is certain made the next
+        // numbers at most; of another nothing but the lock told.
         let dead = holder.flatten().is_none_or(|holder| holder.is_dead(me));
-        // An owner of whom nothing but the lock told may have gone on since the directory was listed.
-        let files = if dead {
-            files.clone()
+        let mut files = files.clone();
+        if dead {
+            while let Some(next) = files.last().map(|last| last.wrapping_add(1))
+                && dir.file(&stem.segment(next)).symlink_metadata().is_ok()
+            {
+                files.push(next);
+            }
         } else {
             match dir.list() {
                 Ok(mut now) => {
-                    let files = now.segments.remove(stem).unwrap_or_default();
-                    files.into_iter().map(|(number, _)| number).collect()
+                    let now = now.segments.remove(stem).unwrap_or_default();
+                    files = now.into_iter().map(|(number, _)| number).collect();
                 }
                 Err(why) => {
                     claim.release(dir, table);
                     return Err(why);
                 }
             }
-        };
+        }
         Ok(Some((claim, files)))
     }
 
