@@ -8,7 +8,7 @@
 
 use super::control::Control;
 use crate::delivery::engine::{Desk, Engine, Settings};
-use crate::delivery::words::{ABSENT, ASLEEP, Words};
+use crate::delivery::words::{ABSENT, ASLEEP, WISH_STOP, Words};
 use crate::delivery::{counters, sender};
 use crate::fork::gate;
 use crate::fork::hooks::Registration;
@@ -416,6 +416,11 @@ impl Client {
             }
             if !words.claim_start() {
                 return true;
+            }
+            if words.wish.load(Ordering::SeqCst) & WISH_STOP != 0 {
+                // Whoever stops the sender does not see one begin behind his back.
+                words.give_start_back();
+                return false;
             }
             if gate::is_open() {
                 return self.spawn();
