@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import DETECTORS
+from programs import BUILD, DETECTORS
 from stage import HERE, LONG, Page, Stage, Verdict, file_system, judge
 
 MAX_EVENTS = 100
@@ -39,6 +40,7 @@ def kills(
         together: int = 1,
         down: bool = False,
         detector: str = "wipe",
+        beside: Callable[[threading.Event], object] = threading.Event.wait,
         **more: Any,
     ) -> Verdict:
         if spool is not None:
@@ -76,8 +78,16 @@ def kills(
 
         seed = random.randrange(1 << 32)
         print(f"seed {seed}")
-        for first in range(0, count, ROUND):
-            run("drive", first, min(ROUND, count - first), death, family, seed + first, together)
+        over = threading.Event()
+        other = threading.Thread(target=beside, args=(over,))
+        other.start()
+        try:
+            for first in range(0, count, ROUND):
+                lives = min(ROUND, count - first)
+                run("drive", first, lives, death, family, seed + first, together)
+        finally:
+            over.set()
+            other.join()
         if down:
             stage.collect()
         elif faults and stage.collector:
@@ -97,7 +107,8 @@ def kills(
         assert verdict.recovered > count
         if down:
             assert verdict.duplicates == 0
-        elif not faults and family != "forking":  # whose children may be cut short as well
+        elif not faults and family != "forking" and beside is threading.Event.wait:
+            # Else others are cut short as well, or the collector is.
             processes = 1 if family == "alone" else 5
             assert verdict.duplicates <= count * processes * MAX_EVENTS
         return verdict
@@ -141,6 +152,29 @@ def test_while_it_forks(kills: Callable[..., Verdict], detector: str) -> None:
 def test_four_at_a_time(kills: Callable[..., Verdict], death: str, count: int) -> None:
     """Adopters end while others adopt, from them too."""
     kills(count * (8 if LONG else 1), death, together=4, faults="" if death == "kill" else "503%50")
+
+
+def test_while_the_tool_drains(kills: Callable[..., Verdict], stage: Stage) -> None:
+    """`telemetry spool drain` takes from the dead, is killed as well, and never from the living."""
+    drained = []
+
+    def drain(over: threading.Event) -> None:
+        command = [BUILD / "telemetry", "spool", "drain", stage.spool, "--to", stage.endpoint]
+        batch = json.dumps({"batch": {"max_events": MAX_EVENTS}})
+        while not over.wait(0.02):
+            if not stage.spool.exists():
+                continue
+            tool = subprocess.Popen(
+                [*command, "--config", batch], stdout=stage.log, stderr=stage.log
+            )
+            try:
+                drained.append(tool.wait(random.random() * 0.2))
+            except subprocess.TimeoutExpired:
+                tool.kill()
+                drained.append(tool.wait())
+
+    kills(200 if LONG else 60, together=2, beside=drain)
+    assert 0 in drained
 
 
 def test_while_nobody_listens(kills: Callable[..., Verdict]) -> None:
