@@ -486,7 +486,7 @@ impl Client {
         }
         match sink::open(&self.sink, self.sockets.clone()) {
             Ok(sink) => {
-                // After a raw clone libc's heap may be locked, and reading a directory needs it: others adopt.
+                // After a raw clone as little as possible is asked of libc, whose heap may be locked: others adopt.
                 let raw = self.words().raw.load(Ordering::Relaxed) != 0;
                 let orphans = self
                     .spool
