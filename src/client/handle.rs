@@ -8,7 +8,7 @@
 
 use super::control::Control;
 use crate::delivery::engine::{Desk, Engine, Settings};
-use crate::delivery::words::{ABSENT, ASLEEP, Words};
+use crate::delivery::words::{ABSENT, ASLEEP, WISH_STOP, Words};
 use crate::delivery::{counters, sender};
 use crate::fork::gate;
 use crate::fork::hooks::Registration;
@@ -417,6 +417,11 @@ impl Client {
             if !words.claim_start() {
                 return true;
             }
+            if words.wish.load(Ordering::SeqCst) & WISH_STOP != 0 {
+                // Whoever stops the sender does not see one begin behind his back.
+                words.give_start_back();
+                return false;
+            }
             if gate::is_open() {
                 return self.spawn();
             }
@@ -481,7 +486,7 @@ impl Client {
         }
         match sink::open(&self.sink, self.sockets.clone()) {
             Ok(sink) => {
-                // After a raw clone libc's heap may be locked, and reading a directory needs it: others adopt.
+                // After a raw clone as little as possible is asked of libc, whose heap may be locked: others adopt.
                 let raw = self.words().raw.load(Ordering::Relaxed) != 0;
                 let orphans = self
                     .spool

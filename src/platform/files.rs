@@ -5,13 +5,13 @@
 //!   process's death, and, by POSIX, also when the process closes *any* descriptor of that file.
 //! - A stretch given by [`allocate`] is backed by the disk: writing to its mapping cannot fail for want of space.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Device and inode of an open descriptor: whether a number still is what it was.
@@ -97,6 +97,55 @@ impl Drop for Guarded {
             unsafe { ManuallyDrop::drop(&mut self.file) };
         }
     }
+}
+
+/// Read a small file that lives in memory, as those below `/proc` do.
+pub fn read_small(path: &str) -> io::Result<Vec<u8>> {
+    let file = Guarded::new(File::open(path)?)?;
+    let mut content = Vec::new();
+    file.get()?.read_to_end(&mut content)?;
+    // Else it was somebody else's.
+    file.get().map(|_| content)
+}
+
+/// The names in a directory. Unlike libc's way it needs nothing of libc's heap, and a descriptor that is closed under
+/// it is an error.
+#[cfg(target_os = "linux")]
+pub fn names_in(dir: &Path) -> io::Result<Vec<OsString>> {
+    let mut how = std::fs::OpenOptions::new();
+    let dir = how.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(dir)?;
+    let dir = Guarded::new(dir)?;
+    let (mut names, mut buffer) = (Vec::new(), vec![0u8; 1 << 15]);
+    loop {
+        let fd = dir.get()?.as_raw_fd();
+        // SAFETY: the buffer is writable for its length.
+        let n = unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), buffer.len()) };
+        match usize::try_from(n) {
+            Ok(0) => return dir.get().map(|_| names),
+            Ok(n) => read_entries(&buffer[..n.min(buffer.len())], &mut names),
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// `struct linux_dirent64` (getdents64(2)): inode:64, offset:64, length:16, type:8, name, 0.
+#[cfg(target_os = "linux")]
+fn read_entries(mut bytes: &[u8], names: &mut Vec<OsString>) {
+    while let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, low, high, _, ..] = bytes {
+        let len = usize::from(u16::from_ne_bytes([*low, *high]));
+        let Some(name) = bytes.get(19..len) else { return };
+        let name = name.split(|b| *b == 0).next().unwrap_or_default();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_os_string());
+        }
+        bytes = &bytes[len..];
+    }
+}
+
+/// The names in a directory.
+#[cfg(not(target_os = "linux"))]
+pub fn names_in(dir: &Path) -> io::Result<Vec<OsString>> {
+    std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name())).collect()
 }
 
 /// Give an open file that has no name one. Fails if the name is taken, or where the system cannot.
@@ -233,6 +282,21 @@ mod tests {
         assert!(identity(number).is_some(), "closed a descriptor of somebody else");
         close(number);
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn names_are_those_of_the_directory() {
+        let dir = std::path::PathBuf::from(format!("/tmp/libtelemetry-{}-names", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let mut wanted: Vec<_> = (0..2000).map(|i| OsString::from(format!("{i:0100}"))).collect();
+        wanted.push("x".into());
+        wanted.iter().for_each(|name| drop(File::create(dir.join(name)).unwrap()));
+        let mut found = names_in(&dir).unwrap();
+        found.sort();
+        wanted.sort();
+        assert_eq!(found, wanted);
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(names_in(&dir).is_err() && names_in(Path::new("/dev/null")).is_err());
     }
 
     #[test]

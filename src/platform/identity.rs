@@ -7,6 +7,7 @@
 //! - What cannot be found out (no `/proc`) is 0 and proves nothing: [`Identity::is_dead`] says "dead" only
 //!   when that is certain.
 
+use super::files::read_small;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -65,8 +66,8 @@ impl Identity {
 }
 
 fn boot() -> u64 {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    let text = read_small("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.into_iter().map(char::from).filter(char::is_ascii_hexdigit).take(16).collect();
     u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
@@ -82,7 +83,7 @@ struct Stat {
 /// Fields 3, 20, 22 and 28 of `/proc/<pid>/stat` (proc_pid_stat(5)); the name before them may hold anything but
 /// ends with the last parenthesis. A process whose first thread has ended is shown as a zombie while others run.
 fn stat_of(pid: &str) -> Option<Stat> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_small(&format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|b| *b == b')')? + 1;
     let fields: Vec<&str> = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace().collect();
     let threads: u32 = fields.get(17)?.parse().ok()?;

@@ -81,21 +81,33 @@ def accepts(port: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The child processes of that process; none when it is gone."""
+    """The child processes of that process that run; none when it is gone."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             found += map(int, (task / "children").read_text().split())
-    return found
+    return [child for child in found if alive(child)]
 
 
 def alive(pid: int) -> bool:
     """Whether that process runs; a zombie does not."""
+    return session(pid) is not None
+
+
+def session(pid: int) -> int | None:
+    """The session of a process that runs."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[3])
+
+
+def members(leader: int) -> list[int]:
+    """The processes that run in that session."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    return [pid for pid in pids if session(pid) == leader]
 
 
 class Program:
@@ -144,10 +156,12 @@ class Program:
             self.kill()
 
     def kill(self) -> None:
-        """End what is left of it and of its children."""
+        """End what is left of it and of its children; they have ended when this returns."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        # A busy machine takes its time to end the others.
+        wait_until("all of them end", lambda: not members(self.process.pid), 30)
 
     def __enter__(self) -> Program:
         return self

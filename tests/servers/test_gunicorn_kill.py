@@ -83,7 +83,7 @@ def test_killed_workers_lose_nothing(truth: Truth, collector: Collector) -> None
         pids = {pid for pid, _ in noted}
         print(f"{storm.answered} answered, {storm.broken} broken, {len(pids)} processes")
         assert hung in pids
-        assert len(pids & killed) > kills / 2, "they had something to lose"
+        assert len(pids & killed) >= 5, "they had something to lose"
         wait_arrived(noted, collector, some_work(server))
         server.stop()
     truth.drain(collector.url)

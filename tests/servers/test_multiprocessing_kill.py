@@ -25,10 +25,8 @@ def test_the_parent_delivers_what_its_children_left(
         assert program.process.wait(90) == 0, program.output()
         said = json.loads(program.output().splitlines()[-1])
     assert said["flushed"], said
-    # A child of a pool may get as far as its finalizer before it is terminated, and deliver itself,
-    # or be cut off while it does.
-    in_pool = kind == "pool"
-    assert said["recovered"] >= (1 if in_pool else 200), said
-    sums = assert_nothing_lost(truth, collector, most_duplicates=200 if in_pool else 0)
-    assert sums.accepted >= 200 + AT_START
+    assert said["recovered"] >= 100, said
+    # A child may deliver what another one left, and be ended while it does.
+    sums = assert_nothing_lost(truth, collector, most_duplicates=500)
+    assert sums.accepted >= 100 + AT_START
     assert truth.files() == []

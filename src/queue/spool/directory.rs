@@ -7,7 +7,7 @@
 //! - Nothing here follows a symlink in the last component, and every descriptor is closed by `exec`.
 
 use super::names::{Name, Stem, parse};
-use crate::platform::files::{Guarded, NAMELESS};
+use crate::platform::files::{Guarded, NAMELESS, names_in};
 use crate::platform::identity::Identity;
 use crate::platform::process;
 use std::collections::BTreeMap;
@@ -158,13 +158,12 @@ impl Directory {
     /// What is in it. One entry that cannot be read hides no other.
     pub fn list(&self) -> io::Result<Listing> {
         let mut found = Listing::default();
-        for entry in fs::read_dir(&self.path)? {
-            let Ok(entry) = entry else { continue };
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for name in names_in(&self.path)? {
+            let name = name.to_string_lossy().into_owned();
             match parse(&name) {
                 Some(Name::Own(stem, holder)) => found.owns.entry(stem).or_default().push(holder),
                 Some(Name::Segment(stem, number)) => {
-                    let len = entry.metadata().map_or(0, |m| m.len());
+                    let len = fs::symlink_metadata(self.file(&name)).map_or(0, |m| m.len());
                     found.segments.entry(stem).or_default().push((number, len));
                 }
                 Some(Name::Bad) | None => found.others.push(name),
