@@ -61,10 +61,12 @@ def programs(tmp_path_factory):
 
 
 class Collector:
-    def __init__(self, out, listen="127.0.0.1:0"):
+    def __init__(self, out, listen="127.0.0.1:0", faults=""):
+        """`faults` are there from its first answer on."""
         self.out = out
+        more = ["--fault", faults] if faults else []
         self.process = subprocess.Popen(
-            [BUILD / "telemetry", "collect", "--listen", listen, "--out", str(out)],
+            [BUILD / "telemetry", "collect", "--listen", listen, "--out", str(out), *more],
             stdout=subprocess.PIPE,
             text=True,
         )

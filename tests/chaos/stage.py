@@ -291,9 +291,7 @@ class Stage:
     def collect(self, faults: str = "") -> Collector:
         """The collector comes up, and goes on with its file."""
         assert self.collector is None
-        self.collector = Collector(self.out, f"127.0.0.1:{self.port}")
-        if faults:
-            self.collector.fault(faults)
+        self.collector = Collector(self.out, f"127.0.0.1:{self.port}", faults)
         return self.collector
 
     def silence(self) -> None:
