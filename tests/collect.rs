@@ -4,7 +4,7 @@
 //! or a question asked again until a deadline. A collector is killed when its guard is dropped.
 
 // clippy.toml allows these inside of `#[test]` functions; the helpers here are as much part of a test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

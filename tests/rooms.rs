@@ -3,7 +3,7 @@
 //!
 //! The scanner is a small lexer: it blanks comments and the insides of strings, so that a word in a text
 //! is not taken for code. It is tested on planted faults below.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 

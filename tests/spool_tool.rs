@@ -4,7 +4,7 @@
 //! stopped (SIGSTOP) once it has enqueued: it holds its lock and adopts nothing meanwhile.
 
 // clippy.toml allows these inside of `#[test]` functions; the helpers here are as much part of a test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

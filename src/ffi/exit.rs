@@ -10,6 +10,7 @@ extern "C" fn at_exit() {
     let _ = std::panic::catch_unwind(hooks::exit_all);
 }
 
+// SAFETY: the section is a list of functions of this type, which the loader calls at exit.
 #[used]
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".fini_array"))]
 #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_term_func"))]

@@ -99,8 +99,9 @@ pub fn uncancelled<R>(body: impl FnOnce() -> R) -> R {
 }
 
 #[cfg(target_os = "linux")]
+// SAFETY: the declarations are those of <pthread.h>, but that they may unwind: a cancellation that was held back
+// takes effect in them.
 unsafe extern "C-unwind" {
-    // They may unwind: a cancellation that was held back takes effect in them.
     fn pthread_setcancelstate(state: libc::c_int, old: *mut libc::c_int) -> libc::c_int;
     fn pthread_setcanceltype(kind: libc::c_int, old: *mut libc::c_int) -> libc::c_int;
 }

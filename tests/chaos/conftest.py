@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+# Fixtures: pytest finds them by their names here.
 from programs import collector, collectors, programs, run, signals_pipes  # noqa: F401
 from stage import memory, orphans_come_to_us, stage, stages  # noqa: F401
 

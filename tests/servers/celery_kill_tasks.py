@@ -11,12 +11,14 @@ from celery.signals import worker_process_shutdown
 
 
 # Before the client is made: the first receiver is the first to run.
+# Celery has no types.
 @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
 def end_hard(**_: Any) -> None:
     """Leave before the client can deliver."""
     os._exit(0)
 
 
+# After the path it is found by.
 from truth_app import emit  # noqa: E402
 
 celery = Celery("celery_kill_tasks", broker=os.environ["BROKER"])

@@ -5,7 +5,7 @@
 //! killed process ([`victim`]), or a copy of the directory taken at that instant ([`spool::Spool::killed_now`]).
 //! What a file must hold is reckoned from the lengths of the events, never by the scanner under test. Nothing waits
 //! by sleeping, and random inputs print their seed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[allow(dead_code, reason = "shared with tests/delivery")]
 #[path = "../delivery/collector.rs"]
