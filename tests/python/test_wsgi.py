@@ -148,9 +148,7 @@ def test_what_the_file_wrapper_made_is_passed_on_as_it_is(notes: Notes) -> None:
         start_response("200 OK", [])
         return environ["wsgi.file_wrapper"](io.BytesIO(b"file"), 2)
 
-    body = call(
-        Middleware(application, notes), {**environ(), "wsgi.file_wrapper": FileWrapper}
-    )
+    body = call(Middleware(application, notes), {**environ(), "wsgi.file_wrapper": FileWrapper})
     assert type(body) is FileWrapper
     assert list(body) == [b"fi", b"le"]
     assert len(notes) == 1
