@@ -205,6 +205,21 @@ def test_the_trace_of_the_caller_is_told(header: bytes, told: str | None, notes:
     assert notes[0].get("trace_id") == told
 
 
+def test_the_active_span_wins(notes: Notes) -> None:
+    trace = framework("opentelemetry.trace")
+    span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=False))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with trace.use_span(span):
+            await send(start())
+        await send(piece(b""))
+
+    header = b"00-" + TRACE.encode() + b"-00f067aa0ba902b7-01"
+    run(Middleware(app, notes), scope(headers=[(b"traceparent", header)]))
+    (event,) = notes
+    assert (event["trace_id"], event["span_id"]) == (f"{0xABC:032x}", f"{0xDEF:016x}")
+
+
 def test_the_events_can_be_changed_and_left_out(notes: Notes) -> None:
     def event(event: dict[str, Any]) -> dict[str, Any] | None:
         return None if event["route"] == "/healthz" else {**event, "team": "a"}

@@ -109,11 +109,9 @@ class SpanProcessor(_Outlet, _SpanProcessor):  # type: ignore[misc]
 
     def on_end(self, span: Any) -> None:
         """Encode the span and enqueue it. Never blocks, never raises."""
-        context = span.context
-        if context is None or not context.trace_flags.sampled:
-            return
         try:
-            self._put_span(span)
+            if span.context.trace_flags.sampled:
+                self._put_span(span)
         except Exception:
             _logger.exception("a span could not be encoded")
 
@@ -132,8 +130,8 @@ class LogRecordProcessor(_Outlet, _LogRecordProcessor):  # type: ignore[misc]
             self._put_log(log_record)
         except Exception:
             # That line is likely to come back here; it must end there.
-            scope = log_record.instrumentation_scope
-            if scope is None or scope.name != _logger.name:
+            scope = getattr(log_record, "instrumentation_scope", None)
+            if getattr(scope, "name", "") != _logger.name:
                 _logger.exception("a log record could not be encoded")
 
 
