@@ -252,22 +252,6 @@ def test_odd_values_arrive_as_text_and_nothing_raises(sink: OtlpSink) -> None:
     assert "<Evil>" in json.dumps(sink.records())
 
 
-IDS = """
-import json
-from opentelemetry.sdk.trace import TracerProvider
-from libtelemetry.integrations.opentelemetry import IdGenerator
-tracer = TracerProvider(id_generator=IdGenerator()).get_tracer("t")
-contexts = [tracer.start_span("s").get_span_context() for _ in range(1000)]
-assert all(context.is_valid for context in contexts)
-print(json.dumps([len({c.trace_id for c in contexts}), len({c.span_id for c in contexts})]))
-"""
-
-
-@pytest.mark.parametrize("age", AGES)
-def test_ids(age: str) -> None:
-    assert run_with_sdk(age, IDS) == [1000, 1000]
-
-
 def test_without_opentelemetry_it_says_what_is_missing() -> None:
     code = "import libtelemetry.integrations.opentelemetry"
     done = subprocess.run(

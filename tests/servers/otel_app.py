@@ -18,7 +18,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from libtelemetry.integrations.opentelemetry import IdGenerator, LogRecordProcessor, SpanProcessor
+from libtelemetry.integrations.opentelemetry import LogRecordProcessor, SpanProcessor
 
 _numbers = itertools.count()
 _resource = Resource({"service.name": "otel_app"})
@@ -30,7 +30,7 @@ if os.environ["SIGNAL"] == "logs":
     logger = logs.get_logger("app")
 else:
     processor = SpanProcessor()
-    provider = TracerProvider(resource=_resource, id_generator=IdGenerator())
+    provider = TracerProvider(resource=_resource)
     provider.add_span_processor(processor)
     tracer = provider.get_tracer("app")
 

@@ -51,7 +51,7 @@ def uwsgi(sink: OtlpSink, directory: Path, signal: str, age: str, build: str) ->
 
 
 def assert_spans_are_different(sink: OtlpSink) -> None:
-    """No worker may go on with the random numbers of its master."""
+    """No worker goes on with the random numbers of its master: Python, and uWSGI, see to it."""
     spans = sink.records()
     assert len({span["span_id"] for span in spans}) == len(spans)
     assert len({span["trace_id"] for span in spans}) == len(spans)
