@@ -153,6 +153,35 @@ def test_a_client_that_goes_away(notes: Notes) -> None:
     assert [(e["aborted"], e["bytes"]) for e in notes] == [(True, 1)]
 
 
+def test_a_client_that_goes_away_unheard(notes: Notes) -> None:
+    """Servers drop what is sent to nobody, so an application may answer to the end."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(start())
+        await send(piece(b"a"))
+
+    run(Middleware(app, notes), server=Connection({"type": "http.disconnect"}))
+    assert notes[0]["aborted"] is True
+
+
+def test_the_duration_ends_with_the_last_piece(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the event waits for an exception."""
+    clock = [0]
+    monkeypatch.setattr("libtelemetry._request.time.perf_counter_ns", lambda: clock[0])
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(500))
+        clock[0] = 2_000_000
+        await send(piece(b"a"))
+        clock[0] = 90_000_000
+
+    run(Middleware(app, notes))
+    assert notes[0]["duration_ms"] == 2.0
+
+
 def test_a_client_that_goes_away_after_its_answer_is_none(notes: Notes) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(503))

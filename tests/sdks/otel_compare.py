@@ -122,9 +122,9 @@ def spans(dice: random.Random) -> tuple[list[Any], list[bytes]]:
         end(span)
 
     processor.on_end = on_end
-    for _ in range(8):
+    for number in range(8):
         limits = SpanLimits(
-            max_span_attributes=dice.choice((2, 128)),
+            max_span_attributes=dice.choice((2, 128)) if number < 7 else 128,
             max_events=dice.choice((1, 128)),
             max_links=dice.choice((1, 128)),
             max_event_attributes=dice.choice((1, 128)),
@@ -158,6 +158,11 @@ def spans(dice: random.Random) -> tuple[list[Any], list[bytes]]:
             elif dice.random() < 0.5:
                 span.set_status(Status(StatusCode.OK))
             span.end(dice.randrange(2**63))
+    # Each length around those where a length grows by a byte.
+    lengths = [*range(90, 135), *range(4080, 4100), *range(16360, 16390)]
+    provider.get_tracer("lengths").start_span(
+        "lengths", attributes={f"{length}": "x" * length for length in lengths}
+    ).end()
     return both.given, both.client.requests
 
 
