@@ -9,6 +9,7 @@ use super::config::{
     Clock, Compression, Config, Evict, FormatKind, OnFull, ResolverKind, Spool, Sync, process_env,
 };
 use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
+use crate::delivery::compress::Encoding;
 use crate::delivery::dead_letter::DeadLetter;
 use crate::delivery::engine::{Settings, SpoolSettings};
 use crate::delivery::retry::Limits;
@@ -83,7 +84,7 @@ fn build(
         page,
         segment_len: config.segment_bytes as u32,
         segments: segments as u32,
-        max_event: config.max_event_bytes.min(format.max_body()),
+        max_event: config.max_event_bytes.min(format.limits(0).event),
         coarse: config.clock == Clock::Coarse,
         block: (config.on_full == OnFull::Block).then(|| Duration::from_millis(config.block_timeout_ms)),
         flags: AtomicU32::new(flags_of(config)),
@@ -197,7 +198,11 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
         max_events: config.batch.max_events,
         max_bytes: config.batch.max_bytes,
         max_age: ms(config.batch.max_age_ms),
-        gzip: config.compression == Compression::Gzip && !matches!(sink.endpoint, Endpoint::File { .. }),
+        encoding: match config.compression {
+            _ if matches!(sink.endpoint, Endpoint::File { .. }) => Encoding::Plain,
+            Compression::None => Encoding::Plain,
+            Compression::Gzip => Encoding::Gzip,
+        },
         timeout: ms(config.timeout_ms),
         limits: Limits { initial: ms(config.retry.initial_ms), max: ms(config.retry.max_ms) },
         max_event_age: Duration::from_secs(config.retry.max_age_s),

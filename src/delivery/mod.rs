@@ -17,6 +17,8 @@ mod attempt;
 pub mod batch;
 #[cfg(not(loom))]
 pub mod chores;
+#[cfg(not(loom))]
+pub mod compress;
 pub mod counters;
 #[cfg(not(loom))]
 pub mod dead_letter;
