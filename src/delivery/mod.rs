@@ -29,5 +29,7 @@ pub mod lane;
 #[cfg(not(loom))]
 pub mod retry;
 #[cfg(not(loom))]
+pub mod rules;
+#[cfg(not(loom))]
 pub mod sender;
 pub mod words;

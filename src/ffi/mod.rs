@@ -59,7 +59,7 @@ pub const TELEMETRY_INTERNAL: telemetry_status = 7;
 /// expired + queue_events.
 #[repr(C)]
 pub struct telemetry_stats_t {
-    /// Events for which telemetry_enqueue returned TELEMETRY_OK.
+    /// Events that telemetry_enqueue took.
     pub accepted: u64,
     /// Events the collector took.
     pub delivered: u64,
@@ -105,6 +105,8 @@ pub struct telemetry_stats_t {
     pub corrupt: u64,
     /// Events that made room for newer ones (`spool_evict`); they are in `expired` too.
     pub evicted: u64,
+    /// Times telemetry_enqueue returned TELEMETRY_OK for an event that `sample` left out; not in `accepted`.
+    pub sampled_out: u64,
 }
 
 /// Run `body`, catching panics; cancellation of the thread is held back meanwhile.
@@ -338,6 +340,7 @@ fn stats_of(s: Snapshot) -> telemetry_stats_t {
         spool_failures: s.spool_failures,
         corrupt: s.corrupt,
         evicted: s.evicted,
+        sampled_out: s.sampled_out,
     }
 }
 

@@ -178,6 +178,11 @@ pub trait Format: Send + Sync {
         Some(&[])
     }
 
+    /// Whether that is a whole request of the caller's own making, and no JSON: no rule can look into it.
+    fn is_serialized(&self, _raw: &[u8]) -> bool {
+        false
+    }
+
     /// Headers of a request beside the configured ones and those that each request has.
     fn headers(&self, _envelope: &Envelope<'_>) -> Vec<(String, String)> {
         Vec::new()

@@ -24,8 +24,10 @@ pub enum Kind {
         /// Words of later versions, refused by name.
         later: &'static [&'static str],
     },
-    /// An object of strings, shown in no error.
-    Headers,
+    /// A number from 0 to 1.
+    Fraction,
+    /// An object, shown in no error.
+    Object,
     /// A key of a later version, whatever it will take.
     Later,
 }
@@ -53,7 +55,7 @@ impl Key {
 
     /// Whether its value must never be shown.
     pub fn secret(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::Headers)
+        matches!(self.kind, Kind::Secret | Kind::Object)
     }
 
     /// The variable that supplies it when the JSON does not.
@@ -70,7 +72,8 @@ impl Key {
                 Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
                 _ => now.concat(),
             },
-            Kind::Text | Kind::Secret | Kind::Headers | Kind::Later => return self.rule.to_string(),
+            Kind::Fraction => "a number from 0 to 1".to_string(),
+            Kind::Text | Kind::Secret | Kind::Object | Kind::Later => return self.rule.to_string(),
         };
         if self.rule.is_empty() { kind } else { format!("{kind}, {}", self.rule) }
     }
@@ -107,6 +110,10 @@ const fn choice(
     meaning: &'static str,
 ) -> Key {
     Key { name, kind: Kind::Choice { now, later }, default, rule: "", meaning }
+}
+
+const fn object(name: &'static str, rule: &'static str, meaning: &'static str) -> Key {
+    Key { name, kind: Kind::Object, default: "{}", rule, meaning }
 }
 
 const fn later(name: &'static str) -> Key {
@@ -152,22 +159,25 @@ pub const KEYS: &[Key] = &[
         "Basic authentication. At most one of `basic` and `bearer`.",
     ),
     secret("bearer", "visible ASCII characters", "Token for `Authorization: Bearer`."),
-    Key {
-        name: "headers",
-        kind: Kind::Headers,
-        default: "{}",
-        rule: "an object of strings: names are HTTP tokens, values have no control characters; not Host, \
-               Content-Length, Content-Type, Content-Encoding, Transfer-Encoding, Connection, Keep-Alive, \
-               Upgrade, Expect",
-        meaning: "Further headers of each request.",
-    },
+    object(
+        "headers",
+        "an object of strings: names are HTTP tokens, values have no control characters; not Host, \
+         Content-Length, Content-Type, Content-Encoding, Transfer-Encoding, Connection, Keep-Alive, \
+         Upgrade, Expect",
+        "Further headers of each request.",
+    ),
     text(
         "name",
         "the endpoint, without credentials",
         "1 to 64 of A-Z a-z 0-9 . _ - and no dot first",
         "Name of the client in logs, and the beginning of its directory's name below `spool_dir`.",
     ),
-    later("context"),
+    object(
+        "context",
+        "an object; for ndjson and json without id and timestamp",
+        "Merged into each event where its format has room for it; a member the event has wins. The strings `$pid`, \
+         `$host` and `$generation` are replaced by those of the process that enqueued it.",
+    ),
     choice("compression", "gzip", &["none", "gzip"], &["zstd"], "How bodies are compressed."),
     integer("timeout_ms", "10000", (1, HOUR_MS), "", "One request, connect to last byte."),
     text("tls.ca_file", "-", FILE, "PEM file of the authorities to trust instead of the built-in ones."),
@@ -290,8 +300,25 @@ pub const KEYS: &[Key] = &[
         "Clock of the event time: `coarse` is cheaper, and some milliseconds behind.",
     ),
     later("media_max_bytes"),
-    later("redact"),
-    later("sample"),
+    object(
+        "redact",
+        "an object: paths such as a.b, items.*.c or **.d, each with mask, hash or remove",
+        "What must not leave: masked (`***`), replaced by its SHA-256, or taken out before the event is sent.",
+    ),
+    Key {
+        name: "sample.rate",
+        kind: Kind::Fraction,
+        default: "1",
+        rule: "",
+        meaning: "The part of all events that is kept; the others are counted as `sampled_out`.",
+    },
+    text(
+        "sample.key",
+        "-",
+        "a path such as a.b",
+        "Events with the same value there are kept together or not at all, by its SHA-256. Without it, and where it is \
+         missing, the whole event decides.",
+    ),
     Key {
         name: "disabled",
         kind: Kind::Flag,
@@ -413,6 +440,7 @@ mod tests {
                     assert!(now.contains(&key.default), "{}", key.name);
                     assert!(now.iter().all(|word| !later.contains(word)));
                 }
+                Kind::Fraction => assert!((0.0..=1.0).contains(&key.default.parse::<f64>().unwrap())),
                 Kind::Flag => assert!(["true", "false"].contains(&key.default)),
                 _ => {}
             }
@@ -487,7 +515,8 @@ mod tests {
         assert!(table.contains("| `timeout_ms` | `10000` | an integer from 1 to 3600000 | One request"));
         assert!(table.contains("| `api_key` | - | "));
         assert!(
-            table.contains("the keys `encoding`, `context`") && table.contains("as `compression` `zstd`")
+            table.contains("the keys `encoding`, `media_max_bytes`")
+                && table.contains("as `compression` `zstd`")
         );
         for row in table.lines().filter(|line| line.starts_with('|')) {
             assert_eq!(row.matches('|').count(), 5, "{row}");
