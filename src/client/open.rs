@@ -54,7 +54,7 @@ pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
     }
-    let format = format_of(&config);
+    let format = format_of(&config)?;
     let sink = sink_of(&config, &*format)?;
     sink::validate(&sink).map_err(OpenError::Config)?;
     let settings = Arc::new(settings_of(&config, &sink));
@@ -112,12 +112,13 @@ fn flags_of(config: &Config) -> u32 {
     (if config.disabled { DISABLED } else { 0 }) | (if panics { PANIC_IN_ENQUEUE } else { 0 })
 }
 
-fn format_of(config: &Config) -> Arc<dyn Format> {
-    match config.format {
+fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
+    Ok(match config.format {
         FormatKind::Ndjson => Arc::new(Ndjson),
         FormatKind::Json => Arc::new(JsonArray),
         FormatKind::Posthog => Arc::new(Posthog::new(config.api_key.as_deref().unwrap_or_default())),
-    }
+        other => return Err(OpenError::Config(format!("the format {} is not there yet", other.as_str()))),
+    })
 }
 
 fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
@@ -202,6 +203,7 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
             _ if matches!(sink.endpoint, Endpoint::File { .. }) => Encoding::Plain,
             Compression::None => Encoding::Plain,
             Compression::Gzip => Encoding::Gzip,
+            Compression::Zstd => Encoding::Zstd,
         },
         timeout: ms(config.timeout_ms),
         limits: Limits { initial: ms(config.retry.initial_ms), max: ms(config.retry.max_ms) },
