@@ -256,8 +256,7 @@ impl Engine {
     }
 
     fn failed(&mut self, desk: &Desk<'_>, error: &TransportError) {
-        use TransportErrorKind::{Connect, Resolve, Tls};
-        let down = matches!(error.kind, Connect | Resolve | Tls);
+        let down = found_nobody(error);
         desk.words.down.store(u32::from(down), Ordering::SeqCst);
         desk.words.failures.fetch_add(1, Ordering::SeqCst);
         self.unreached = if down { self.unreached.saturating_add(1) } else { 0 };
@@ -268,4 +267,10 @@ impl Engine {
         let text = format!("{}: {}; events are kept and sent again", self.settings.name, error.message);
         say(Level::Warn, Reason::Transport, &text);
     }
+}
+
+/// Whether nobody was there, so that nothing can have arrived.
+pub(super) fn found_nobody(error: &TransportError) -> bool {
+    use TransportErrorKind::{Connect, Resolve, Tls};
+    matches!(error.kind, Connect | Resolve | Tls)
 }
