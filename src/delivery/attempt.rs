@@ -13,7 +13,7 @@ use super::retry::retry_after;
 use crate::format::{Answer, Fate, Outcome, Sent, Verdict};
 use crate::platform::clock;
 use crate::platform::log::{Level, Reason, say};
-use crate::sink::{Request, Response, TransportError, TransportErrorKind};
+use crate::sink::{Method, Request, Response, TransportError, TransportErrorKind};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -87,6 +87,8 @@ impl Engine {
         let deadline = Instant::now() + self.settings.timeout;
         desk.words.busy_since.store(clock::monotonic_ms(), Ordering::SeqCst);
         let outcome = self.sink.send(&Request {
+            method: Method::Post,
+            to: None,
             body,
             content_type: self.format.content_type(),
             content_encoding,
