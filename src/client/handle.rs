@@ -502,7 +502,8 @@ impl Client {
             return Some(engine);
         }
         let open = || sink::open(&self.sink, self.sockets.clone());
-        let sinks = open().and_then(|sink| Ok((sink, self.settings.media.as_ref().map(|_| open()).transpose()?)));
+        let sinks =
+            open().and_then(|sink| Ok((sink, self.settings.media.as_ref().map(|_| open()).transpose()?)));
         match sinks {
             Ok((sink, for_uploads)) => {
                 // After a raw clone as little as possible is asked of libc, whose heap may be locked: others adopt.

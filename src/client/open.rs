@@ -11,8 +11,8 @@ use super::config::{
 use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
 use crate::delivery::compress::Encoding;
 use crate::delivery::dead_letter::DeadLetter;
-use crate::delivery::media::MediaSettings;
 use crate::delivery::engine::{Settings, SpoolSettings};
+use crate::delivery::media::MediaSettings;
 use crate::delivery::retry::Limits;
 use crate::fork::{gate, hooks};
 use crate::format::Format;

@@ -13,6 +13,8 @@ use crate::platform::clock;
 use crate::platform::log::{Level, Reason, say};
 use crate::queue::media::files;
 use crate::queue::media::image::{Image, MAX_NOTE};
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD as STANDARD, BASE64_URL_SAFE as URL_SAFE};
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 use std::fs::File;
@@ -60,7 +62,9 @@ impl Client {
             let name = &self.settings.name;
             return refused(
                 Status::Invalid,
-                format!("{name} takes no uploads; allowed: an endpoint of Langfuse, with /api/public/ in its path"),
+                format!(
+                    "{name} takes no uploads; allowed: an endpoint of Langfuse, with /api/public/ in its path"
+                ),
             );
         }
         let Meta { mut note, file } = read_meta(meta)?;
@@ -68,18 +72,20 @@ impl Client {
             let mut image = self.image_of(file.as_ref(), data)?;
             let hash = digest(&SHA256, image.data());
             note.insert("contentLength".into(), image.data().len().into());
-            note.insert("sha256Hash".into(), base64(hash.as_ref(), false).into());
+            note.insert("sha256Hash".into(), STANDARD.encode(&hash).into());
             let text = Value::Object(note.clone()).to_string();
             if text.len() > MAX_NOTE {
                 return refused(Status::Invalid, format!("the meta is longer than {MAX_NOTE} bytes"));
             }
             image.seal(text.as_bytes(), clock::wall_precise_ns());
             let mut id = [0; ID_LEN];
-            id.iter_mut().zip(base64(hash.as_ref(), true).bytes()).for_each(|(to, from)| *to = from);
+            id.iter_mut().zip(URL_SAFE.encode(&hash).bytes()).for_each(|(to, from)| *to = from);
             if flags & DISABLED != 0 {
                 return Ok(id);
             }
-            let Some(generation) = self.enter() else { return refused(Status::Full, "no memory for the queue") };
+            let Some(generation) = self.enter() else {
+                return refused(Status::Full, "no memory for the queue");
+            };
             if self.keep_upload(generation, image)? {
                 return Ok(id);
             }
@@ -139,9 +145,12 @@ impl Client {
     }
 
     fn image_of(&self, file: Option<&PathBuf>, data: Option<&[u8]>) -> Result<Image, Refused> {
-        let no_memory = |why: std::io::Error| Refused { status: Status::Io, why: format!("no memory: {why}") };
+        let no_memory =
+            |why: std::io::Error| Refused { status: Status::Io, why: format!("no memory: {why}") };
         match (file, data) {
-            (Some(_), Some(_)) => refused(Status::Invalid, "both data and meta.file are given; allowed: one of them"),
+            (Some(_), Some(_)) => {
+                refused(Status::Invalid, "both data and meta.file are given; allowed: one of them")
+            }
             (None, None) => refused(Status::Invalid, "neither data nor meta.file is given"),
             (None, Some([])) => refused(Status::Invalid, "the data is empty"),
             (None, Some(data)) => {
@@ -158,7 +167,8 @@ impl Client {
                 };
                 let mut how = File::options();
                 // Opening somebody's pipe must not wait for its writer.
-                let mut file = how.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(io)?;
+                let mut file =
+                    how.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(io)?;
                 let about = file.metadata().map_err(io)?;
                 if !about.is_file() || about.len() == 0 {
                     return Err(io(std::io::Error::other("no regular file, or empty")));
@@ -223,51 +233,21 @@ fn read_meta(text: &str) -> Result<Meta, Refused> {
     Ok(Meta { note, file })
 }
 
-/// RFC 4648: with padding, or the URL-safe form without.
-fn base64(bytes: &[u8], url: bool) -> String {
-    const DIGITS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let digit = |n: u32| match n & 63 {
-        62 if url => '-',
-        63 if url => '_',
-        62 => '+',
-        63 => '/',
-        n => char::from(DIGITS[n as usize]),
-    };
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let word = (0..3).fold(0, |word, i| word << 8 | u32::from(three.get(i).copied().unwrap_or(0)));
-        for place in 0..4 {
-            if place <= three.len() {
-                text.push(digit(word >> (18 - 6 * place)));
-            } else if !url {
-                text.push('=');
-            }
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn base64_of_the_rfc() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(bytes.as_bytes(), false), text);
-            assert_eq!(base64(bytes.as_bytes(), true), text.trim_end_matches('='));
-        }
-        assert_eq!((base64(&[0xfb, 0xff], false), base64(&[0xfb, 0xff], true)), ("+/8=".into(), "-_8".into()));
-    }
-
-    #[test]
     fn a_meta_is_checked() {
         let good = |text: &str| read_meta(text).unwrap();
-        let meta = good(r#"{"contentType":"image/png","field":"input","traceId":"t","observationId":null,"file":"/x"}"#);
+        let meta = good(
+            r#"{"contentType":"image/png","field":"input","traceId":"t","observationId":null,"file":"/x"}"#,
+        );
         assert_eq!(meta.file, Some("/x".into()));
-        assert_eq!(Value::Object(meta.note).to_string(), r#"{"contentType":"image/png","field":"input","traceId":"t"}"#);
+        assert_eq!(
+            Value::Object(meta.note).to_string(),
+            r#"{"contentType":"image/png","field":"input","traceId":"t"}"#
+        );
         good(r#"{"contentType":"a/b","field":"expectedOutput","datasetId":"d","datasetItemId":"i"}"#);
         for (text, part) in [
             ("", "JSON object"),
@@ -275,14 +255,24 @@ mod tests {
             (r#"{"contentTyp":"a/b"}"#, "meta.contentTyp is not known; allowed: contentType"),
             (r#"{"field":"input","traceId":"t"}"#, "meta.contentType is missing"),
             (r#"{"contentType":"a\nb","field":"input","traceId":"t"}"#, "meta.contentType is \"a\\nb\""),
-            (r#"{"contentType":"a/b","field":"inputs","traceId":"t"}"#, "meta.field is \"inputs\"; allowed: input, output"),
-            (r#"{"contentType":"a/b","field":"output","datasetId":"d","datasetItemId":"i"}"#, "expectedOutput"),
+            (
+                r#"{"contentType":"a/b","field":"inputs","traceId":"t"}"#,
+                "meta.field is \"inputs\"; allowed: input, output",
+            ),
+            (
+                r#"{"contentType":"a/b","field":"output","datasetId":"d","datasetItemId":"i"}"#,
+                "expectedOutput",
+            ),
             (r#"{"contentType":"a/b","field":"input"}"#, "allowed: traceId"),
             (r#"{"contentType":"a/b","field":"input","traceId":"t","datasetId":"d"}"#, "allowed: traceId"),
             (r#"{"contentType":"a/b","field":"input","traceId":7}"#, "meta.traceId is 7; allowed: a string"),
         ] {
             let refused = read_meta(text).unwrap_err();
-            assert!(refused.why.contains(part) && refused.status == Status::Invalid, "{text}: {}", refused.why);
+            assert!(
+                refused.why.contains(part) && refused.status == Status::Invalid,
+                "{text}: {}",
+                refused.why
+            );
         }
     }
 }

@@ -236,7 +236,8 @@ impl Engine {
                     let own = !matches!(job.step, Step::Put(_));
                     desk.words.down.store(u32::from(own && found_nobody(&error)), Ordering::SeqCst);
                     desk.words.failures.fetch_add(1, Ordering::SeqCst);
-                    let text = format!("{}: upload: {}; it is kept and tried again", settings.name, error.message);
+                    let text =
+                        format!("{}: upload: {}; it is kept and tried again", settings.name, error.message);
                     say(Level::Warn, Reason::Transport, &text);
                     Turn::Again(step, None)
                 }
@@ -328,7 +329,8 @@ impl Media {
                     "uploadTimeMs": took.as_millis() as u64,
                 });
                 let step = || Step::Tell { status: *status, error: error.clone(), took: *took };
-                let answer = self.call(Method::Patch, &to, body.to_string().as_bytes(), own_headers, deadline);
+                let answer =
+                    self.call(Method::Patch, &to, body.to_string().as_bytes(), own_headers, deadline);
                 answer.map(|answer| told(step(), &answer)).map_err(|e| (e, step()))
             }
         }

@@ -19,6 +19,7 @@ mod logger;
 use crate::client::handle::{Client, Fast, Status};
 use crate::client::life::Snapshot;
 use crate::client::open::{OpenError, open};
+use crate::client::upload::ID_LEN;
 use crate::platform::thread::uncancelled;
 use crate::queue::log::Appended;
 use std::ffi::{CStr, c_char, c_void};
@@ -381,10 +382,16 @@ pub unsafe extern "C-unwind" fn telemetry_upload(
         }
         let wanted = !id_out.is_null();
         if wanted && id_cap <= ID_LEN || !wanted && id_cap > 0 {
-            return error::fail(TELEMETRY_INVALID, "id_out needs room for 23 bytes; allowed: at least that, or NULL and 0");
+            return error::fail(
+                TELEMETRY_INVALID,
+                "id_out needs room for 23 bytes; allowed: at least that, or NULL and 0",
+            );
         }
         if data.is_null() && len > 0 || len > isize::MAX as usize {
-            return error::fail(TELEMETRY_INVALID, "data is NULL or len too large; allowed: len bytes, or NULL and 0 with a file");
+            return error::fail(
+                TELEMETRY_INVALID,
+                "data is NULL or len too large; allowed: len bytes, or NULL and 0 with a file",
+            );
         }
         // SAFETY: by contract a NUL-terminated string.
         let Ok(meta) = unsafe { CStr::from_ptr(meta_json) }.to_str() else {
