@@ -48,6 +48,12 @@ pub struct Counters {
     pub evicted: AtomicU64,
     /// Events that `enqueue` did not take because they were not in the sample.
     pub sampled_out: AtomicU64,
+    /// Uploads that were taken.
+    pub uploads: AtomicU64,
+    /// Uploads that this process delivered.
+    pub uploaded: AtomicU64,
+    /// Uploads that this process gave up.
+    pub uploads_failed: AtomicU64,
 }
 }
 
@@ -88,6 +94,9 @@ impl Counters {
             &self.corrupt,
             &self.evicted,
             &self.sampled_out,
+            &self.uploads,
+            &self.uploaded,
+            &self.uploads_failed,
         ] {
             c.store(0, Ordering::Relaxed);
         }
