@@ -196,7 +196,7 @@ pub unsafe extern "C-unwind" fn telemetry_open(
 
 /// Takes one event: `len` bytes at `event`, one JSON object in UTF-8 (other formats say otherwise). The bytes
 /// are copied; the caller keeps its buffer. That it is JSON is checked later, on the sender's thread, and a
-/// bad one is counted in `invalid`.
+/// bad one is counted in `invalid`. One that `sample` leaves out is TELEMETRY_OK as well, and counted in `sampled_out`.
 ///
 /// With `spool_dir`, once TELEMETRY_OK is returned the event outlives the process, whatever ends it.
 ///

@@ -14,6 +14,7 @@ mod host;
 mod life;
 mod limits;
 mod retries;
+mod rules;
 mod segments;
 mod threads;
 mod verdicts;

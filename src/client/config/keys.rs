@@ -309,7 +309,7 @@ pub const KEYS: &[Key] = &[
     ),
     object(
         "redact",
-        "an object: paths such as a.b, items.*.c or **.d, each with mask, hash or remove",
+        "an object: paths such as `a.b`, `items.*.c` or `**.d`, each with mask, hash or remove",
         "What must not leave: masked (`***`), replaced by its SHA-256, or taken out before the event is sent.",
     ),
     Key {

@@ -53,3 +53,68 @@ impl Rules {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{Answer, Envelope, Sent, Taken, Verdict, common_verdict};
+
+    /// A format that takes serialized requests and looks after the context.
+    struct Binary;
+
+    impl Format for Binary {
+        fn path(&self) -> &'static str {
+            "/"
+        }
+        fn content_type(&self) -> &'static str {
+            "application/x-protobuf"
+        }
+        fn context_at(&self) -> Option<&'static [&'static str]> {
+            None
+        }
+        fn is_serialized(&self, raw: &[u8]) -> bool {
+            raw.first() == Some(&b'\n')
+        }
+        fn event(&self, out: &mut Vec<u8>, raw: &[u8], _stamp: &Stamp<'_>) -> Result<Taken, Invalid> {
+            out.extend_from_slice(raw);
+            Ok(Taken::default())
+        }
+        fn open(&self, _out: &mut Vec<u8>, _envelope: &Envelope<'_>) {}
+        fn between(&self) -> &'static [u8] {
+            b""
+        }
+        fn close(&self, _out: &mut Vec<u8>, _envelope: &Envelope<'_>) {}
+        fn overhead(&self, _kind: u8, _events: usize, _bytes: usize) -> usize {
+            0
+        }
+        fn judge(&self, answer: &Answer<'_>, _sent: &Sent<'_>) -> Verdict {
+            common_verdict(answer)
+        }
+    }
+
+    const STAMP: Stamp<'_> = Stamp { id: &[b'0'; 36], time_ns: 1, pid: 2, generation: 3 };
+
+    #[test]
+    fn nothing_serialized_passes_redaction() {
+        let redact = Redact::parse(vec![("a".into(), "mask".into())]).unwrap();
+        let rules = Rules { redact: Some(redact), ..Rules::default() };
+        let refused = Err(Invalid("a serialized request cannot be redacted"));
+        // The second one happens to be JSON as well.
+        for raw in [&b"\n\x03abc"[..], b"\n{}"] {
+            assert_eq!(rules.redact(&Binary, raw), refused);
+            assert_eq!(Rules::default().redact(&Binary, raw).unwrap(), raw);
+        }
+        assert_eq!(&*rules.redact(&Binary, br#"{"a":1}"#).unwrap(), br#"{"a":"***"}"#);
+        assert!(rules.redact(&Binary, b"\xff").is_err());
+    }
+
+    #[test]
+    fn a_format_may_look_after_the_context() {
+        let context = Context::parse(&[("a".into(), "1".into())], "h").unwrap();
+        let rules = Rules { context: Some(context), ..Rules::default() };
+        assert!(matches!(rules.add_context(&Binary, b"{}", &STAMP), Cow::Borrowed(b"{}")));
+        let ndjson = crate::format::ndjson::Ndjson;
+        assert_eq!(&*rules.add_context(&ndjson, b"{}", &STAMP), br#"{"a":1}"#);
+        assert!(matches!(Rules::default().add_context(&ndjson, b"{}", &STAMP), Cow::Borrowed(b"{}")));
+    }
+}
