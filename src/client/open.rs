@@ -12,6 +12,7 @@ use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
 use crate::delivery::compress::Encoding;
 use crate::delivery::dead_letter::DeadLetter;
 use crate::delivery::engine::{Settings, SpoolSettings};
+use crate::delivery::media::MediaSettings;
 use crate::delivery::retry::Limits;
 use crate::fork::{gate, hooks};
 use crate::format::Format;
@@ -89,6 +90,7 @@ fn build(
         page,
         segment_len: config.segment_bytes as u32,
         segments: segments as u32,
+        media_room: config.media_max_bytes,
         max_event: config.max_event_bytes.min(format.limits(0).event),
         coarse: config.clock == Clock::Coarse,
         block: (config.on_full == OnFull::Block).then(|| Duration::from_millis(config.block_timeout_ms)),
@@ -197,6 +199,14 @@ fn system_lookup(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
     Err(std::io::Error::other("a fork is under way"))
 }
 
+/// Uploads are Langfuse's: beside whichever of its addresses the endpoint is.
+fn media_of(endpoint: &Endpoint) -> Option<MediaSettings> {
+    let (Endpoint::Http { url } | Endpoint::Unix { url, .. }) = endpoint else { return None };
+    let (before, _) = url.path().split_once("/api/public/")?;
+    let target = format!("{before}/api/public/media");
+    Some(MediaSettings { url: url::Url { target, ..url.clone() } })
+}
+
 fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
     let ms = Duration::from_millis;
     let mut headers = config.headers.clone();
@@ -228,6 +238,7 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
             max_age: Duration::from_secs(keys.max_age_s),
         }),
         headers,
+        media: media_of(&sink.endpoint),
         name: config.name.clone().unwrap_or_else(|| sink.endpoint.to_string()),
         panic: config.test.panic.as_deref() == Some("sender"),
     }

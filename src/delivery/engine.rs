@@ -10,6 +10,7 @@ use super::compress::Encoding;
 use super::counters::{Counters, add};
 use super::dead_letter::DeadLetter;
 use super::lane::{Lane, Source};
+use super::media::{Media, MediaSettings};
 use super::retry::{Backoff, Limits};
 use super::words::Words;
 use crate::format::{Format, Invalid, Stamp};
@@ -17,6 +18,7 @@ use crate::platform::log::{Level, Reason, say};
 use crate::platform::{clock, entropy, process};
 use crate::queue::backing::Backing;
 use crate::queue::log::{Log, Seen};
+use crate::queue::media::stack::MediaWords;
 use crate::queue::record::{self, Position, split};
 use crate::queue::segment::Fields;
 use crate::queue::spool::orphans::Orphans;
@@ -59,6 +61,8 @@ pub struct Settings {
     pub dead_letter: Option<DeadLetter>,
     /// How the spool is looked after.
     pub spool: SpoolSettings,
+    /// Where uploads go, if they go anywhere.
+    pub media: Option<MediaSettings>,
     /// The endpoint's name for logs, without credentials.
     pub name: String,
     /// Test switch: panic at the first attempt.
@@ -89,6 +93,8 @@ pub struct Desk<'a> {
     pub words: &'a Words,
     /// The counters.
     pub counters: &'a Counters,
+    /// The uploads.
+    pub media: &'a MediaWords,
 }
 
 /// A record, wherever it lay.
@@ -122,6 +128,10 @@ pub struct Engine {
     pub(super) current: Source,
     pub(super) orphans: Option<Orphans>,
     pub(super) chores: Chores,
+    /// Uploads, if this destination takes any.
+    pub(super) media: Option<Media>,
+    /// The last request was an upload's.
+    uploaded_last: bool,
     /// Events read from the log in this generation.
     pub(super) seen: u64,
     pub(super) backoff: Backoff,
@@ -147,6 +157,7 @@ impl Engine {
         format: Arc<dyn Format>,
         sink: Box<dyn Sink>,
         orphans: Option<Orphans>,
+        media: Option<Media>,
         desk: &Desk<'_>,
     ) -> Engine {
         let recovered = desk.counters.recovered.load(Ordering::Acquire);
@@ -157,6 +168,8 @@ impl Engine {
             current: Source::Orphans,
             orphans,
             chores: Chores::new(),
+            media,
+            uploaded_last: false,
             seen: desk.counters.settled().saturating_sub(recovered),
             settings,
             format,
@@ -200,6 +213,14 @@ impl Engine {
     /// Close kept connections.
     pub fn rest(&mut self) {
         self.sink.close_idle();
+        if let Some(media) = &mut self.media {
+            media.rest();
+        }
+    }
+
+    /// Uploads written to the spool's directory that it knows of.
+    pub fn written_seen(&self) -> u64 {
+        self.media.as_ref().map_or(0, Media::written_seen)
     }
 
     /// Whom producers should wake a sleeping sender for: the event that fills the batch, or none while it
@@ -219,6 +240,27 @@ impl Engine {
     pub fn poll(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>) -> Next {
         let now = Instant::now();
         self.do_chores(desk, now);
+        let uploads = self.prepare_uploads(desk, now);
+        if uploads == Next::Again && !std::mem::replace(&mut self.uploaded_last, true) {
+            self.upload(desk, cap);
+            return Next::Again;
+        }
+        self.uploaded_last = false;
+        let events = self.poll_events(desk, urgent, cap, now);
+        match (events, uploads) {
+            (Next::Again, _) | (_, Next::Again) => Next::Again,
+            (Next::At(one), Next::At(other)) => Next::At(one.min(other)),
+            (Next::At(at), Next::Idle) | (Next::Idle, Next::At(at)) => Next::At(at),
+            (Next::Idle, Next::Idle) => Next::Idle,
+        }
+    }
+
+    fn prepare_uploads(&mut self, desk: &Desk<'_>, now: Instant) -> Next {
+        let flushes = desk.words.flushes.load(Ordering::Acquire);
+        self.media.as_mut().map_or(Next::Idle, |media| media.prepare(desk.media, flushes, now))
+    }
+
+    fn poll_events(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>, now: Instant) -> Next {
         let own = self.prepare_own(desk, urgent, now);
         let orphaned = self.prepare_orphaned(desk);
         self.current = match (own, orphaned) {
@@ -271,7 +313,7 @@ impl Engine {
         }
         add(&desk.counters.corrupt, orphans.take_corrupt() as usize);
         let ready = !self.orphaned.batch.is_empty();
-        if !ready && orphans.is_idle() {
+        if !ready && orphans.is_idle() && self.media.as_ref().is_none_or(Media::is_idle) {
             self.chores.rescued(desk);
         }
         self.orphans = Some(orphans);

@@ -27,6 +27,8 @@ pub mod engine;
 #[cfg(not(loom))]
 pub mod lane;
 #[cfg(not(loom))]
+pub mod media;
+#[cfg(not(loom))]
 pub mod retry;
 #[cfg(not(loom))]
 pub mod sender;
