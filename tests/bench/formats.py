@@ -144,7 +144,8 @@ def adapters(bench):
         cpu = [middle(runs, "cpu_per_million") for runs in (alone, ours)]
         rate = [middle(runs, "per_second") for runs in (alone, ours)]
         rows.append(
-            f"| {sdk} | {call(alone):.1f} → {call(ours):.1f} | {rate[0]:,.0f} → {rate[1]:,.0f} ({rate[1] / rate[0]:.1f} x) | "
+            f"| {sdk} | {call(alone):.1f} → {call(ours):.1f} | "
+            f"{rate[0]:,.0f} → {rate[1]:,.0f} ({rate[1] / rate[0]:.1f} x) | "
             f"{cpu[0]:.0f} → {cpu[1]:.0f} (1/{cpu[0] / cpu[1]:.1f}) |"
         )
     head = (

@@ -1,8 +1,8 @@
 """Delivered events a second and CPU seconds a million events of one Python client: NAME EVENTS URL.
 
 NAME is an SDK, an SDK with our adapter (`posthog+ours`: the very same calls), or `libtelemetry`. From the first call
-to the end of flush(); CPU is this process's alone (getrusage). Prints one JSON object; how many events arrived is asked of the
-collector by the driver, because some clients drop silently.
+to the end of flush(); CPU is this process's alone (getrusage). Prints one JSON object; how many events arrived is
+asked of the collector by the driver, because some clients drop silently.
 
 What could mislead: every setting is the client's default except the host and, where the default queue would drop
 a burst, its bound. Every client gets the same event, as the call its documentation shows would take it.
