@@ -242,6 +242,11 @@ pub fn separators(format: &(impl Format + ?Sized), events: usize) -> usize {
     events.saturating_sub(1) * format.between().len()
 }
 
+/// Digits of a number.
+pub fn decimals(number: usize) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
 /// The common rule for statuses; a format overrides where its service differs.
 pub fn common_verdict(answer: &Answer<'_>) -> Verdict {
     match answer.status {
