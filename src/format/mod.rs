@@ -143,7 +143,7 @@ pub struct Outcome {
 impl Outcome {
     /// Refused, and why.
     pub fn refused(why: &str) -> Outcome {
-        Outcome { fate: Fate::Rejected, why: Some(why.into()).filter(|why: &Box<str>| !why.is_empty()) }
+        Outcome { fate: Fate::Rejected, why: (!why.is_empty()).then(|| why.into()) }
     }
 }
 
