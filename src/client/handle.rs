@@ -8,6 +8,7 @@
 
 use super::control::Control;
 use crate::delivery::engine::{Desk, Engine, Settings};
+use crate::delivery::media::Media;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_STOP, Words};
 use crate::delivery::{counters, sender};
 use crate::fork::gate;
@@ -86,6 +87,8 @@ pub struct Client {
     pub(super) segment_len: u32,
     pub(super) segments: u32,
     pub(super) max_event: usize,
+    /// Bytes of uploads that may wait.
+    pub(super) media_room: usize,
     pub(super) coarse: bool,
     pub(super) block: Option<Duration>,
     /// [`CLOSED`], [`DEAD`], [`DISABLED`], [`PANIC_IN_ENQUEUE`]: outside the wiped page, so that children inherit it.
@@ -197,8 +200,8 @@ impl Client {
     }
 
     pub(super) fn desk(&self, generation: u64) -> Desk<'_> {
-        let (log, backing) = (self.log(generation), self.backing());
-        Desk { log, backing, words: self.words(), counters: &self.control().counters }
+        let (log, backing, control) = (self.log(generation), self.backing(), self.control());
+        Desk { log, backing, words: self.words(), counters: &control.counters, media: &control.media }
     }
 
     fn backing(&self) -> Backing<'_> {
@@ -316,6 +319,19 @@ impl Client {
         self.words().raw.load(Ordering::Relaxed) != 0 && (used * 2 <= of || self.spool.is_some())
     }
 
+    /// An upload was taken and somebody should look after it.
+    #[cold]
+    pub(super) fn attend_upload(&self) {
+        let words = self.words();
+        match words.state.load(Ordering::SeqCst) {
+            ABSENT if words.raw.load(Ordering::Relaxed) == 0 => {
+                self.start_sender();
+            }
+            ASLEEP => words.wake(),
+            _ => {}
+        }
+    }
+
     // ---- this process's world ----
 
     /// This process's generation, if it has used the client.
@@ -369,6 +385,7 @@ impl Client {
         self.leave_inherited();
         control.words.reset();
         control.counters.reset();
+        control.media.reset();
         control.engine.abandon();
         control.pid.store(process::pid(), Ordering::Relaxed);
         control.words.raw.store(u32::from(raw), Ordering::Relaxed);
@@ -484,8 +501,11 @@ impl Client {
         if let Some(engine) = self.control().engine.take() {
             return Some(engine);
         }
-        match sink::open(&self.sink, self.sockets.clone()) {
-            Ok(sink) => {
+        let open = || sink::open(&self.sink, self.sockets.clone());
+        let sinks =
+            open().and_then(|sink| Ok((sink, self.settings.media.as_ref().map(|_| open()).transpose()?)));
+        match sinks {
+            Ok((sink, for_uploads)) => {
                 // After a raw clone as little as possible is asked of libc, whose heap may be locked: others adopt.
                 let raw = self.words().raw.load(Ordering::Relaxed) != 0;
                 let orphans = self
@@ -493,8 +513,13 @@ impl Client {
                     .as_ref()
                     .filter(|_| !raw)
                     .map(|spool| Orphans::new(spool.dir.clone(), Identity::mine(), spool.table.clone()));
-                let engine = Engine::new(self.settings.clone(), self.format.clone(), sink, orphans, desk);
-                Some(Box::new(engine))
+                let (settings, format) = (self.settings.clone(), self.format.clone());
+                let dir = self.spool.as_ref().filter(|_| !raw);
+                let media = settings.media.clone().zip(for_uploads).map(|(to, sink)| {
+                    let dir = dir.map(|spool| (spool.dir.clone(), spool.table.clone()));
+                    Media::new(to, sink, dir, settings.limits)
+                });
+                Some(Box::new(Engine::new(settings, format, sink, orphans, media, desk)))
             }
             Err(why) => {
                 say(Level::Error, Reason::Internal, &why);

@@ -17,6 +17,8 @@ mod attempt;
 pub mod batch;
 #[cfg(not(loom))]
 pub mod chores;
+#[cfg(not(loom))]
+pub mod compress;
 pub mod counters;
 #[cfg(not(loom))]
 pub mod dead_letter;
@@ -24,6 +26,8 @@ pub mod dead_letter;
 pub mod engine;
 #[cfg(not(loom))]
 pub mod lane;
+#[cfg(not(loom))]
+pub mod media;
 #[cfg(not(loom))]
 pub mod retry;
 #[cfg(not(loom))]

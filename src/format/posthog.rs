@@ -5,7 +5,10 @@
 //! and never change. `sent_at` is the attempt's time: the server shifts timestamps by its difference from its
 //! own clock. At most 20 MiB a body, 900 KiB an event by the official client.
 
-use super::{Answer, Format, Invalid, Stamp, Verdict, common_verdict, json_text, time};
+use super::{
+    Answer, Envelope, Format, Invalid, Limits, Sent, Stamp, Taken, Verdict, common_verdict, json_text,
+    separators, time,
+};
 
 /// See the module's text.
 pub struct Posthog {
@@ -30,11 +33,15 @@ impl Format for Posthog {
         "application/json"
     }
 
-    fn max_body(&self) -> usize {
-        20 << 20
+    fn limits(&self, _kind: u8) -> Limits {
+        Limits { body: 20 << 20, event: 900 << 10, events: usize::MAX }
     }
 
-    fn open(&self, out: &mut Vec<u8>) {
+    fn context_at(&self) -> Option<&'static [&'static str]> {
+        Some(&["properties"])
+    }
+
+    fn open(&self, out: &mut Vec<u8>, _envelope: &Envelope<'_>) {
         out.extend_from_slice(&self.prefix);
     }
 
@@ -42,13 +49,17 @@ impl Format for Posthog {
         b","
     }
 
-    fn close(&self, out: &mut Vec<u8>, now_ns: u64) {
+    fn close(&self, out: &mut Vec<u8>, envelope: &Envelope<'_>) {
         out.extend_from_slice(b"],\"sent_at\":\"");
-        out.extend_from_slice(&time::rfc3339_ms(now_ns));
+        out.extend_from_slice(&time::rfc3339_ms(envelope.now_ns));
         out.extend_from_slice(b"\"}");
     }
 
-    fn event(&self, out: &mut Vec<u8>, raw: &[u8], stamp: &Stamp<'_>) -> Result<(), Invalid> {
+    fn overhead(&self, _kind: u8, events: usize, _bytes: usize) -> usize {
+        self.prefix.len() + separators(self, events) + br#"],"sent_at":"2026-11-21T02:30:00.120Z"}"#.len()
+    }
+
+    fn event(&self, out: &mut Vec<u8>, raw: &[u8], stamp: &Stamp<'_>) -> Result<Taken, Invalid> {
         let object = json_text::object(raw, &["uuid", "timestamp"])?;
         let mut fill = Vec::with_capacity(96);
         if !object.has(0) {
@@ -58,10 +69,10 @@ impl Format for Posthog {
             json_text::member(&mut fill, "timestamp", &time::rfc3339_ms(stamp.time_ns));
         }
         json_text::append(out, &object, &fill);
-        Ok(())
+        Ok(Taken::default())
     }
 
-    fn judge(&self, answer: &Answer<'_>, _n: usize) -> Verdict {
+    fn judge(&self, answer: &Answer<'_>, _sent: &Sent<'_>) -> Verdict {
         common_verdict(answer)
     }
 }
@@ -73,15 +84,29 @@ mod tests {
     #[test]
     fn a_whole_body() {
         let f = Posthog::new("phc_\"x");
-        let stamp = Stamp { id: b"0198a0c2-6d0e-7c11-8a77-5d1c2e9b4f10", time_ns: 1_795_228_198_004_000_000 };
+        let stamp = Stamp {
+            id: b"0198a0c2-6d0e-7c11-8a77-5d1c2e9b4f10",
+            time_ns: 1_795_228_198_004_000_000,
+            pid: 1,
+            generation: 1,
+        };
+        let envelope = Envelope {
+            kind: 0,
+            events: 2,
+            bytes: 0,
+            id: "",
+            created_ns: 0,
+            now_ns: 1_795_228_200_120_000_000,
+            attempt: 1,
+        };
         let mut body = Vec::new();
-        f.open(&mut body);
+        f.open(&mut body, &envelope);
         f.event(&mut body, br#"{"event":"e","distinct_id":"d"}"#, &stamp).unwrap();
         assert!(f.event(&mut body, b"[1]", &stamp).is_err());
         body.extend_from_slice(f.between());
         f.event(&mut body, br#"{"event":"e","distinct_id":"d","uuid":"mine","timestamp":"then"}"#, &stamp)
             .unwrap();
-        f.close(&mut body, 1_795_228_200_120_000_000);
+        f.close(&mut body, &envelope);
         let v: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(v["api_key"], "phc_\"x");
         assert_eq!(v["sent_at"], "2026-11-21T02:30:00.120Z");

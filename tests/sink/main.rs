@@ -9,3 +9,4 @@ mod odd;
 mod proxy;
 mod server;
 mod tls;
+mod uploads;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use telemetry::platform::sockets::SocketTable;
-use telemetry::sink::{self, Endpoint, Request, Response, Sink, SinkConfig, TransportError};
+use telemetry::sink::{self, Endpoint, Method, Request, Response, Sink, SinkConfig, TransportError, Url};
 
 pub const LONG: Duration = Duration::from_secs(15);
 
@@ -121,8 +121,22 @@ impl Client {
         time: Duration,
         headers: &[(&str, &str)],
     ) -> Result<Response, TransportError> {
+        self.request(Method::Post, None, body, time, headers)
+    }
+
+    pub fn request(
+        &mut self,
+        method: Method,
+        to: Option<&str>,
+        body: &[u8],
+        time: Duration,
+        headers: &[(&str, &str)],
+    ) -> Result<Response, TransportError> {
         let headers: Vec<_> = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+        let to = to.map(|to| Url::parse(to).unwrap());
         self.sink.send(&Request {
+            method,
+            to: to.as_ref(),
             body,
             content_type: "application/x-ndjson",
             content_encoding: None,
