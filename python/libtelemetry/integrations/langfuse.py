@@ -35,6 +35,7 @@ import json
 import logging
 import os
 import sys
+from queue import Full
 from typing import Any, NamedTuple
 
 from .._client import Client
@@ -175,7 +176,7 @@ class _MediaQueue(NativeQueue):
     """Jobs for the SDK's media threads become uploads."""
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Start the upload. Raises what `Client.upload` does; the SDK logs it."""
+        """Start the upload. Raises Full, or ValueError for what is no medium; the SDK logs both."""
         names = {
             "contentType": "content_type",
             "field": "field",
@@ -185,7 +186,8 @@ class _MediaQueue(NativeQueue):
             "datasetItemId": "dataset_item_id",
         }
         meta = {key: item[name] for key, name in names.items() if item.get(name) is not None}
-        self.client.upload(meta, item["content_bytes"])
+        if not self.client.upload(meta, item["content_bytes"]):
+            raise Full
 
     def join(self) -> None:
         """Nothing: the SDK waits for the scores first, and that is the same client."""
