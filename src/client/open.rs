@@ -17,8 +17,13 @@ use crate::delivery::retry::Limits;
 use crate::fork::{gate, hooks};
 use crate::format::Format;
 use crate::format::json::JsonArray;
+use crate::format::langfuse::Langfuse;
+use crate::format::langfuse_scores::LangfuseScores;
 use crate::format::ndjson::Ndjson;
 use crate::format::posthog::Posthog;
+use crate::format::posthog_v1::PosthogV1;
+use crate::format::segment::Segment;
+use crate::format::sentry::Sentry;
 use crate::platform::log::{Level, Reason, say};
 use crate::platform::mmap::Latest;
 use crate::platform::page::WipedPage;
@@ -115,10 +120,16 @@ fn flags_of(config: &Config) -> u32 {
 }
 
 fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
+    let key = config.api_key.as_deref().unwrap_or_default();
     Ok(match config.format {
         FormatKind::Ndjson => Arc::new(Ndjson),
         FormatKind::Json => Arc::new(JsonArray),
-        FormatKind::Posthog => Arc::new(Posthog::new(config.api_key.as_deref().unwrap_or_default())),
+        FormatKind::Posthog => Arc::new(Posthog::new(key)),
+        FormatKind::PosthogV1 => Arc::new(PosthogV1::new(key)),
+        FormatKind::Langfuse => Arc::new(Langfuse::new(config.basic.as_deref())),
+        FormatKind::LangfuseScores => Arc::new(LangfuseScores::new(config.basic.as_deref())),
+        FormatKind::Segment => Arc::new(Segment::new(key)),
+        FormatKind::Sentry => Arc::new(Sentry::new(key, None)),
         other => return Err(OpenError::Config(format!("the format {} is not there yet", other.as_str()))),
     })
 }
