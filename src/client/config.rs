@@ -4,9 +4,8 @@
 //! - What [`Config::parse`] returns is complete and consistent: nothing behind it checks a range again.
 //! - Precedence for each key: JSON, then the variable `TELEMETRY_<KEY>`, then the default. `null` in the JSON and
 //!   an empty variable are as if absent (an empty `proxy` means none).
-//! - What this version cannot honour is refused, never ignored: unknown keys at every depth, keys given twice,
-//!   and keys and words of later versions, in the JSON and in the environment. Other `TELEMETRY_*` variables are
-//!   not looked at, because programs beside the library have their own.
+//! - What cannot be honoured is refused, never ignored: unknown keys at every depth, and keys given twice. Other
+//!   `TELEMETRY_*` variables are not looked at, because programs beside the library have their own.
 //! - `disabled` (also `TELEMETRY_DISABLED=1`) makes every call a cheap OK but hides no mistake: a bad
 //!   configuration is an error all the same, else it would show on the day somebody enables it again.
 //! - No credential is in an error, in `Debug` output or in the endpoint's URL.
@@ -21,20 +20,26 @@
 
 #![forbid(unsafe_code)]
 
+mod formats;
 mod json;
 mod keys;
 mod proxy;
 mod redact;
+mod rules;
 mod spool;
 mod values;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use formats::{Encoding, FORMATS, FormatKind};
 pub use keys::{KEYS, Key, Kind, keys_markdown};
 pub use spool::{Evict, Spool, Sync};
 
+use crate::delivery::rules::redact::Redact;
+use crate::delivery::rules::sample::Sample;
 use crate::sink::{Endpoint, Proxy, http1};
+use formats::Wire;
 use redact::redact;
 use values::{Given, Headers, Values};
 
@@ -45,7 +50,9 @@ pub struct Config {
     pub endpoint: Endpoint,
     /// How a batch becomes a request.
     pub format: FormatKind,
-    /// Project key; there for [`FormatKind::Posthog`].
+    /// How OTLP is written.
+    pub encoding: Encoding,
+    /// Project key; there where the format cannot do without.
     pub api_key: Option<String>,
     /// `user:password`, from the key or from the URL of the endpoint.
     pub basic: Option<String>,
@@ -55,6 +62,12 @@ pub struct Config {
     pub headers: Vec<(String, String)>,
     /// Name for logs and in the spool; safe as a file name.
     pub name: Option<String>,
+    /// Members merged into each event, each value as JSON text; their words for pid and host are not replaced yet.
+    pub context: Vec<(String, String)>,
+    /// What must not leave.
+    pub redact: Option<Redact>,
+    /// What is kept; none for everything.
+    pub sample: Option<Sample>,
     /// How bodies are compressed.
     pub compression: Compression,
     /// One request, connect to last byte.
@@ -89,21 +102,12 @@ pub struct Config {
     pub idle_ms: u64,
     /// Clock of the event time.
     pub clock: Clock,
+    /// Room for uploads that wait.
+    pub media_max_bytes: usize,
     /// Every call is OK and does nothing.
     pub disabled: bool,
     /// For the tests of this library.
     pub test: TestSwitches,
-}
-
-/// How a batch becomes a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FormatKind {
-    /// One event a line.
-    Ndjson,
-    /// One array of events.
-    Json,
-    /// PostHog's batch endpoint.
-    Posthog,
 }
 
 /// How bodies are compressed.
@@ -113,6 +117,8 @@ pub enum Compression {
     None,
     /// gzip.
     Gzip,
+    /// zstd, where the format takes it.
+    Zstd,
 }
 
 /// Who resolves host names.
@@ -205,17 +211,6 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-impl FormatKind {
-    /// The word of the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FormatKind::Ndjson => "ndjson",
-            FormatKind::Json => "json",
-            FormatKind::Posthog => "posthog",
-        }
-    }
-}
-
 impl Config {
     /// Read `json` (empty means `{}`) with `env` behind it; [`process_env`] is the usual `env`.
     ///
@@ -231,20 +226,12 @@ impl Config {
             None => ConfigError::new(format!("the default endpoint: {why}")),
         })?;
 
-        let userinfo = match &mut endpoint {
+        let mut userinfo = match &mut endpoint {
             Endpoint::Http { url } => url.userinfo.take(),
             _ => None,
         };
-
-        let format = match values.choice("format")? {
-            "posthog" => FormatKind::Posthog,
-            "json" => FormatKind::Json,
-            _ => FormatKind::Ndjson,
-        };
-        let api_key = visible(values.text("api_key")?)?;
-        if format == FormatKind::Posthog && api_key.is_none() {
-            return Err(ConfigError::new("api_key is missing: the format posthog needs it".into()));
-        }
+        let Wire { format, encoding, api_key, compression } =
+            Wire::read(&values, formats::kind(&values)?, &mut endpoint, &mut userinfo)?;
         let headers = headers(&values)?;
         let (basic, bearer) = credentials(&values, userinfo, &headers)?;
         let spool = Spool::read(&values)?;
@@ -252,19 +239,20 @@ impl Config {
 
         Ok(Config {
             format,
+            encoding,
             api_key,
             basic,
             bearer,
             headers: headers.map(|given| given.value).unwrap_or_default(),
             name: name(&values)?,
-            compression: match values.choice("compression")? {
-                "none" => Compression::None,
-                _ => Compression::Gzip,
-            },
+            context: rules::context(&values, format)?,
+            redact: rules::redact(&values)?,
+            sample: rules::sample(&values)?,
+            compression,
             timeout_ms: values.integer("timeout_ms")?.value,
             tls: tls(&values)?,
             proxy: proxy::resolve(&values, &endpoint)?,
-            resolver: match values.choice("resolver")? {
+            resolver: match values.choice("resolver")?.value {
                 "system" => ResolverKind::System,
                 _ => ResolverKind::Builtin,
             },
@@ -276,7 +264,7 @@ impl Config {
             queue_bytes,
             segment_bytes,
             max_event_bytes,
-            on_full: match values.choice("on_full")? {
+            on_full: match values.choice("on_full")?.value {
                 "block" => OnFull::Block,
                 _ => OnFull::Drop,
             },
@@ -286,10 +274,11 @@ impl Config {
             dead_letter: spool::dead_letter(&values)?,
             exit_timeout_ms: values.integer("exit_timeout_ms")?.value,
             idle_ms: values.integer("idle_ms")?.value,
-            clock: match values.choice("clock")? {
+            clock: match values.choice("clock")?.value {
                 "coarse" => Clock::Coarse,
                 _ => Clock::Precise,
             },
+            media_max_bytes: values.integer("media_max_bytes")?.size()?,
             disabled: values.flag("disabled")?,
             test: test_switches(&values)?,
             endpoint,
@@ -507,11 +496,15 @@ impl fmt::Debug for Config {
         let Config {
             endpoint,
             format,
+            encoding,
             api_key,
             basic,
             bearer,
             headers,
             name,
+            context,
+            redact,
+            sample,
             compression,
             timeout_ms,
             tls,
@@ -529,19 +522,25 @@ impl fmt::Debug for Config {
             exit_timeout_ms,
             idle_ms,
             clock,
+            media_max_bytes,
             disabled,
             test,
         } = self;
         let hide = |secret: &Option<String>| secret.as_ref().map(|_| "***");
         let headers: Vec<_> = headers.iter().map(|(name, _)| (name, "***")).collect();
+        let context: Vec<_> = context.iter().map(|(name, _)| (name, "***")).collect();
         f.debug_struct("Config")
             .field("endpoint", endpoint)
             .field("format", format)
+            .field("encoding", encoding)
             .field("api_key", &hide(api_key))
             .field("basic", &hide(basic))
             .field("bearer", &hide(bearer))
             .field("headers", &headers)
             .field("name", name)
+            .field("context", &context)
+            .field("redact", redact)
+            .field("sample", sample)
             .field("compression", compression)
             .field("timeout_ms", timeout_ms)
             .field("tls", tls)
@@ -559,6 +558,7 @@ impl fmt::Debug for Config {
             .field("exit_timeout_ms", exit_timeout_ms)
             .field("idle_ms", idle_ms)
             .field("clock", clock)
+            .field("media_max_bytes", media_max_bytes)
             .field("disabled", disabled)
             .field("test", test)
             .finish()

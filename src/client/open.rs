@@ -8,15 +8,23 @@
 use super::config::{
     Clock, Compression, Config, Evict, FormatKind, OnFull, ResolverKind, Spool, Sync, process_env,
 };
-use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
+use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE, SAMPLED};
+use crate::delivery::compress::Encoding;
 use crate::delivery::dead_letter::DeadLetter;
 use crate::delivery::engine::{Settings, SpoolSettings};
+use crate::delivery::media::MediaSettings;
 use crate::delivery::retry::Limits;
+use crate::delivery::rules::{Rules, context::Context};
 use crate::fork::{gate, hooks};
 use crate::format::Format;
 use crate::format::json::JsonArray;
+use crate::format::langfuse::Langfuse;
+use crate::format::langfuse_scores::LangfuseScores;
 use crate::format::ndjson::Ndjson;
 use crate::format::posthog::Posthog;
+use crate::format::posthog_v1::PosthogV1;
+use crate::format::segment::Segment;
+use crate::format::sentry::Sentry;
 use crate::platform::log::{Level, Reason, say};
 use crate::platform::mmap::Latest;
 use crate::platform::page::WipedPage;
@@ -53,10 +61,10 @@ pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
     }
-    let format = format_of(&config);
+    let format = format_of(&config)?;
     let sink = sink_of(&config, &*format)?;
     sink::validate(&sink).map_err(OpenError::Config)?;
-    let settings = Arc::new(settings_of(&config, &sink));
+    let settings = Arc::new(Settings { rules: rules_of(&config)?, ..settings_of(&config, &sink) });
     let spool = config.spool.as_ref().map(|keys| spool_of(keys, &config)).transpose()?;
     build(&config, settings, format, sink, spool)
 }
@@ -83,7 +91,8 @@ fn build(
         page,
         segment_len: config.segment_bytes as u32,
         segments: segments as u32,
-        max_event: config.max_event_bytes.min(format.max_body()),
+        media_room: config.media_max_bytes,
+        max_event: config.max_event_bytes.min(format.limits(0).event),
         coarse: config.clock == Clock::Coarse,
         block: (config.on_full == OnFull::Block).then(|| Duration::from_millis(config.block_timeout_ms)),
         flags: AtomicU32::new(flags_of(config)),
@@ -108,15 +117,30 @@ fn build(
 
 fn flags_of(config: &Config) -> u32 {
     let panics = config.test.panic.as_deref() == Some("enqueue");
-    (if config.disabled { DISABLED } else { 0 }) | (if panics { PANIC_IN_ENQUEUE } else { 0 })
+    let flags = [(config.disabled, DISABLED), (panics, PANIC_IN_ENQUEUE), (config.sample.is_some(), SAMPLED)];
+    flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag)
 }
 
-fn format_of(config: &Config) -> Arc<dyn Format> {
-    match config.format {
+fn rules_of(config: &Config) -> Result<Rules, OpenError> {
+    let members = Some(&config.context).filter(|members| !members.is_empty());
+    let context = members.map(|members| Context::parse(members, &process::host_name())).transpose();
+    let context = context.map_err(|why| OpenError::Config(format!("context: {why}")))?;
+    Ok(Rules { redact: config.redact.clone(), context, sample: config.sample.clone() })
+}
+
+fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
+    let key = config.api_key.as_deref().unwrap_or_default();
+    Ok(match config.format {
         FormatKind::Ndjson => Arc::new(Ndjson),
         FormatKind::Json => Arc::new(JsonArray),
-        FormatKind::Posthog => Arc::new(Posthog::new(config.api_key.as_deref().unwrap_or_default())),
-    }
+        FormatKind::Posthog => Arc::new(Posthog::new(key)),
+        FormatKind::PosthogV1 => Arc::new(PosthogV1::new(key)),
+        FormatKind::Langfuse => Arc::new(Langfuse::new(config.basic.as_deref())),
+        FormatKind::LangfuseScores => Arc::new(LangfuseScores::new(config.basic.as_deref())),
+        FormatKind::Segment => Arc::new(Segment::new(key)),
+        FormatKind::Sentry => Arc::new(Sentry::new(key, None)),
+        other => return Err(OpenError::Config(format!("the format {} is not there yet", other.as_str()))),
+    })
 }
 
 fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
@@ -184,6 +208,14 @@ fn system_lookup(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
     Err(std::io::Error::other("a fork is under way"))
 }
 
+/// Uploads are Langfuse's: beside whichever of its addresses the endpoint is.
+fn media_of(endpoint: &Endpoint) -> Option<MediaSettings> {
+    let (Endpoint::Http { url } | Endpoint::Unix { url, .. }) = endpoint else { return None };
+    let (before, _) = url.path().split_once("/api/public/")?;
+    let target = format!("{before}/api/public/media");
+    Some(MediaSettings { url: url::Url { target, ..url.clone() } })
+}
+
 fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
     let ms = Duration::from_millis;
     let mut headers = config.headers.clone();
@@ -197,12 +229,18 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
         max_events: config.batch.max_events,
         max_bytes: config.batch.max_bytes,
         max_age: ms(config.batch.max_age_ms),
-        gzip: config.compression == Compression::Gzip && !matches!(sink.endpoint, Endpoint::File { .. }),
+        encoding: match config.compression {
+            _ if matches!(sink.endpoint, Endpoint::File { .. }) => Encoding::Plain,
+            Compression::None => Encoding::Plain,
+            Compression::Gzip => Encoding::Gzip,
+            Compression::Zstd => Encoding::Zstd,
+        },
         timeout: ms(config.timeout_ms),
         limits: Limits { initial: ms(config.retry.initial_ms), max: ms(config.retry.max_ms) },
         max_event_age: Duration::from_secs(config.retry.max_age_s),
         idle: ms(config.idle_ms),
         dead_letter: config.dead_letter.clone().map(DeadLetter::new),
+        rules: Rules::default(),
         spool: config.spool.as_ref().map_or_else(SpoolSettings::default, |keys| SpoolSettings {
             evict: keys.evict == Evict::Oldest,
             sync: keys.sync != Sync::None,
@@ -210,6 +248,7 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
             max_age: Duration::from_secs(keys.max_age_s),
         }),
         headers,
+        media: media_of(&sink.endpoint),
         name: config.name.clone().unwrap_or_else(|| sink.endpoint.to_string()),
         panic: config.test.panic.as_deref() == Some("sender"),
     }

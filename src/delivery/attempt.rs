@@ -4,21 +4,23 @@
 //! - A fate is counted when it is decided, and decided once.
 //! - Id and time of an event are the same on every attempt; only the envelope may name the attempt's time.
 
+use super::compress::Encoding;
 use super::counters::add;
 use super::dead_letter::reason_of;
 use super::engine::{Desk, Engine};
+use super::lane::Source;
 use super::retry::retry_after;
-use crate::format::{Answer, Fate, Verdict};
+use crate::format::{Answer, Fate, Outcome, Sent, Verdict};
 use crate::platform::clock;
 use crate::platform::log::{Level, Reason, say};
-use crate::sink::{Request, Response, TransportError, TransportErrorKind};
-use flate2::{Compression, write::GzEncoder};
-use std::io::Write;
+use crate::sink::{Method, Request, Response, TransportError, TransportErrorKind};
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-/// Bodies up to this size are sent plain.
-const GZIP_ABOVE: usize = 1024;
+/// So many attempts in a row that found nobody open the circuit.
+const UNREACHED: u32 = 5;
+/// The longest that a kind of events is rejected unsent for.
+const LONGEST_MUTE: Duration = Duration::from_secs(86_400);
 
 impl Engine {
     /// Send the next group of the batch once, and act on what comes back.
@@ -35,42 +37,61 @@ impl Engine {
                 panic!("TELEMETRY_TEST_PANIC=sender");
             }
         }
-        let mut body = Vec::with_capacity(self.lane().batch.body_len(0));
-        let format = self.format.clone();
-        self.lane().batch.body(&*format, &group, now_ns, &mut body);
-        let gzip = self.settings.gzip && !self.plain && body.len() > GZIP_ABOVE;
-        if gzip {
-            body = compress(&body);
+        if self.is_muted(desk, &group) {
+            return;
         }
-        let counter = if self.lane().trying_again { &desk.counters.retries } else { &desk.counters.batches };
-        add(counter, 1);
+        let format = self.format.clone();
+        let first = self.lane().batch.is_first_attempt();
+        let (body, headers) = self.lane().batch.request(&*format, &group, now_ns);
+        let plain_len = body.len();
+        let encoding = if self.plain { Encoding::Plain } else { self.settings.encoding };
+        let (body, encoded) = encoding.encode(body);
+        add(if first { &desk.counters.batches } else { &desk.counters.retries }, 1);
         add(&desk.counters.bytes_out, body.len());
-        let outcome = self.send(desk, &group, &body, gzip, cap);
+        let outcome = self.send(desk, &group, (&body, encoded), headers, cap);
         match outcome {
-            Ok(response) => self.answered(desk, &group, &response, gzip),
+            Ok(response) => self.answered(desk, &group, &response, encoded.is_some(), plain_len),
             Err(error) => self.failed(desk, &error),
         }
+    }
+
+    /// The collector said that it does not take events of this kind now: they are rejected unsent.
+    fn is_muted(&mut self, desk: &Desk<'_>, group: &[usize]) -> bool {
+        let now = Instant::now();
+        self.muted.retain(|(_, until)| *until > now);
+        let kind = self.lane().batch.item(group.first().copied().unwrap_or(0)).kind();
+        let muted = self.muted.iter().any(|(k, _)| *k == kind);
+        if muted {
+            let why = Outcome { fate: Fate::Rejected, why: Some("the collector's rate limit".into()) };
+            let response = Response { status: 429, ..Response::default() };
+            self.decide(desk, group, |_| why.clone(), &response);
+        }
+        muted
     }
 
     fn send(
         &mut self,
         desk: &Desk<'_>,
         group: &[usize],
-        body: &[u8],
-        gzip: bool,
+        (body, content_encoding): (&[u8], Option<&str>),
+        of_format: Vec<(String, String)>,
         cap: Option<Instant>,
     ) -> Result<Response, TransportError> {
         let first = self.lane().batch.item(group.first().copied().unwrap_or(0)).id;
         let mut headers = self.settings.headers.clone();
+        let given = |name: &str| self.settings.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+        headers.extend(of_format.into_iter().filter(|(name, _)| !given(name)));
         // The same on every attempt of the same events.
         let key = format!("{}-{}", String::from_utf8_lossy(&first), group.len());
         headers.push(("Idempotency-Key".into(), key));
         let deadline = Instant::now() + self.settings.timeout;
         desk.words.busy_since.store(clock::monotonic_ms(), Ordering::SeqCst);
         let outcome = self.sink.send(&Request {
+            method: Method::Post,
+            to: None,
             body,
             content_type: self.format.content_type(),
-            content_encoding: gzip.then_some("gzip"),
+            content_encoding,
             headers: &headers,
             deadline: cap.map_or(deadline, |c| deadline.min(c)),
         });
@@ -90,38 +111,76 @@ impl Engine {
         }
     }
 
-    fn answered(&mut self, desk: &Desk<'_>, group: &[usize], response: &Response, gzip: bool) {
+    fn answered(
+        &mut self,
+        desk: &Desk<'_>,
+        group: &[usize],
+        response: &Response,
+        encoded: bool,
+        plain_len: usize,
+    ) {
         desk.words.down.store(0, Ordering::Relaxed);
-        let answer = Answer { status: response.status, body: &response.body, truncated: response.truncated };
-        let verdict = self.format.judge(&answer, group.len());
+        self.unreached = 0;
+        let answer = Answer {
+            status: response.status,
+            headers: &response.headers,
+            body: &response.body,
+            truncated: response.truncated,
+        };
+        let batch = if self.current == Source::Own { &self.own.batch } else { &self.orphaned.batch };
+        let ids: Vec<&str> = group.iter().map(|&i| batch.item(i).sent_id()).collect();
+        let kind = batch.item(group.first().copied().unwrap_or(0)).kind();
+        let sent = Sent { kind, ids: &ids };
+        let now = Instant::now();
+        let mutes = self.format.mutes(&answer, &sent);
+        let verdict = self.format.judge(&answer, &sent);
+        self.muted.extend(mutes.into_iter().map(|(kind, wait)| (kind, now + wait.min(LONGEST_MUTE))));
         if !matches!(verdict, Verdict::Denied) {
             desk.counters.circuit_open.store(0, Ordering::Relaxed);
         }
+        if response.status == 413 && group.len() > 1 {
+            // What passes is found out by halving; the batches to come need not find out again.
+            let (half, now) = (plain_len / 2, Instant::now());
+            self.learned = Some((self.learned.map_or(half, |(bytes, _)| bytes.min(half)), now));
+        }
         match verdict {
-            Verdict::All(fate) => self.decide(desk, group, |_| fate, response),
-            Verdict::Each(fates) => {
-                self.decide(desk, group, |n| fates.get(n).copied().unwrap_or(Fate::Delivered), response);
+            Verdict::All(fate) => self.decide(desk, group, |_| fate.into(), response),
+            Verdict::Each(outcomes) => {
+                let taken = || Outcome::from(Fate::Delivered);
+                self.decide(desk, group, |n| outcomes.get(n).cloned().unwrap_or_else(taken), response);
+            }
+            Verdict::Counted { rejected, why } => {
+                if rejected == 0
+                    && let Some(why) = &why
+                {
+                    say(Level::Warn, Reason::Collector, &format!("{} says: {why}", self.settings.name));
+                }
+                let refused = Outcome { fate: Fate::Rejected, why };
+                // Which ones nobody knows; only the numbers are right.
+                self.decide(
+                    desk,
+                    group,
+                    |n| if n < rejected { refused.clone() } else { Fate::Delivered.into() },
+                    response,
+                );
             }
             Verdict::Unverified => {
                 add(&desk.counters.unverified, 1);
-                self.decide(desk, group, |_| Fate::Delivered, response);
+                self.decide(desk, group, |_| Fate::Delivered.into(), response);
             }
             Verdict::Bisect if group.len() > 1 && self.lane().may_halve() => {
                 self.backoff.reset();
                 self.lane().batch.halve(group);
-                self.lane().trying_again = false;
             }
-            Verdict::PlainPlease if gzip => {
+            Verdict::PlainPlease if encoded => {
                 self.backoff.reset();
                 self.plain = true;
-                self.lane().trying_again = true;
             }
             Verdict::Bisect | Verdict::PlainPlease => {
-                self.decide(desk, group, |_| Fate::Rejected, response);
+                self.decide(desk, group, |_| Fate::Rejected.into(), response);
             }
             Verdict::Denied => {
                 desk.counters.circuit_open.store(1, Ordering::Relaxed);
-                self.lane().trying_again = true;
                 self.backoff.denied(Instant::now());
                 let text = format!(
                     "{} answered {}: check endpoint and credentials; events are kept and it is asked again \
@@ -137,44 +196,33 @@ impl Engine {
         &mut self,
         desk: &Desk<'_>,
         group: &[usize],
-        fate: impl Fn(usize) -> Fate,
+        outcome: impl Fn(usize) -> Outcome,
         response: &Response,
     ) {
-        let (mut delivered, mut rejected, mut again) = (0, 0, 0);
+        let (mut delivered, mut again) = (0, 0);
+        let mut refused: Vec<(usize, Option<Box<str>>)> = Vec::new();
         for (n, &i) in group.iter().enumerate() {
-            match fate(n) {
+            let Outcome { fate, why } = outcome(n);
+            match fate {
                 Fate::Delivered => delivered += 1,
-                Fate::Rejected => rejected += 1,
+                Fate::Rejected => refused.push((i, why)),
                 Fate::Retry => {
                     again += 1;
                     continue;
                 }
             }
-            self.lane().batch.decide(i, fate(n));
+            self.lane().batch.decide(i, fate);
         }
         add(&desk.counters.delivered, delivered);
-        add(&desk.counters.rejected, rejected);
+        add(&desk.counters.rejected, refused.len());
         if delivered > 0 {
             self.lane().refusals = 0;
             let ms = clock::wall_precise_ns() / 1_000_000;
             desk.counters.last_success_unix_ms.store(ms, Ordering::Relaxed);
         }
-        if rejected > 0 {
-            let (name, status) = (&self.settings.name, response.status);
-            say(
-                Level::Warn,
-                Reason::Rejected,
-                &format!("{name} refused {rejected} event(s), status {status}"),
-            );
-            if let Some(file) = self.settings.dead_letter.clone() {
-                let name = self.settings.name.clone();
-                let batch = &self.lane().batch;
-                let refused = group.iter().enumerate().filter(|(n, _)| fate(*n) == Fate::Rejected);
-                let texts = refused.map(|(_, &i)| batch.text_of(i));
-                file.refused(&name, status, &reason_of(response), texts);
-            }
+        if !refused.is_empty() {
+            self.bury(&refused, response);
         }
-        self.lane().trying_again = again > 0;
         if again == 0 {
             self.backoff.reset();
             return;
@@ -189,20 +237,42 @@ impl Engine {
         );
     }
 
+    /// Say what was refused, and keep it if that is wanted.
+    fn bury(&mut self, refused: &[(usize, Option<Box<str>>)], response: &Response) {
+        let (name, count, status) = (self.settings.name.clone(), refused.len(), response.status);
+        let first = refused.iter().find_map(|(_, why)| why.as_deref());
+        let said = first.map_or(String::new(), |why| format!(": {why}"));
+        say(
+            Level::Warn,
+            Reason::Rejected,
+            &format!("{name} refused {count} event(s), status {status}{said}"),
+        );
+        let Some(file) = self.settings.dead_letter.clone() else { return };
+        let batch = &self.lane().batch;
+        // Neighbours that were refused for the same reason are written together.
+        for alike in refused.chunk_by(|(_, a), (_, b)| a == b) {
+            let own = alike.first().and_then(|(_, why)| why.as_deref().map(String::from));
+            let reason = own.unwrap_or_else(|| reason_of(response));
+            file.refused(&name, status, &reason, alike.iter().map(|&(i, _)| batch.text_of(i)));
+        }
+    }
+
     fn failed(&mut self, desk: &Desk<'_>, error: &TransportError) {
-        use TransportErrorKind::{Connect, Resolve, Tls};
-        let down = matches!(error.kind, Connect | Resolve | Tls);
+        let down = found_nobody(error);
         desk.words.down.store(u32::from(down), Ordering::SeqCst);
         desk.words.failures.fetch_add(1, Ordering::SeqCst);
-        self.lane().trying_again = true;
+        self.unreached = if down { self.unreached.saturating_add(1) } else { 0 };
+        if self.unreached >= UNREACHED {
+            desk.counters.circuit_open.store(1, Ordering::Relaxed);
+        }
         self.backoff.failed(Instant::now(), None);
         let text = format!("{}: {}; events are kept and sent again", self.settings.name, error.message);
         say(Level::Warn, Reason::Transport, &text);
     }
 }
 
-fn compress(body: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-    // Writing to a vector does not fail; were it to, an empty body is refused by the collector and nothing else.
-    encoder.write_all(body).and_then(|()| encoder.finish()).unwrap_or_default()
+/// Whether nobody was there, so that nothing can have arrived.
+pub(super) fn found_nobody(error: &TransportError) -> bool {
+    use TransportErrorKind::{Connect, Resolve, Tls};
+    matches!(error.kind, Connect | Resolve | Tls)
 }

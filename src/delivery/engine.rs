@@ -6,16 +6,20 @@
 //! - A request ends by its deadline (`timeout_ms`, or the caller's if that is sooner).
 
 use super::chores::Chores;
+use super::compress::Encoding;
 use super::counters::{Counters, add};
 use super::dead_letter::DeadLetter;
 use super::lane::{Lane, Source};
+use super::media::{Media, MediaSettings};
 use super::retry::{Backoff, Limits};
+use super::rules::Rules;
 use super::words::Words;
-use crate::format::{Format, Stamp};
+use crate::format::{Format, Invalid, Stamp};
 use crate::platform::log::{Level, Reason, say};
-use crate::platform::{clock, entropy};
+use crate::platform::{clock, entropy, process};
 use crate::queue::backing::Backing;
 use crate::queue::log::{Log, Seen};
+use crate::queue::media::stack::MediaWords;
 use crate::queue::record::{self, Position, split};
 use crate::queue::segment::Fields;
 use crate::queue::spool::orphans::Orphans;
@@ -31,16 +35,19 @@ const HOLE_LOOK: Duration = Duration::from_millis(2);
 /// A segment used up within this time means heavy use.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// How long what was learned of the collector's limit holds.
+const LEARNED: Duration = Duration::from_secs(600);
+
 /// What the client configured, for delivery.
 pub struct Settings {
     /// Events in a batch.
     pub max_events: usize,
-    /// Bytes of a body before compression.
+    /// Bytes of a body before compression; a larger event travels alone.
     pub max_bytes: usize,
     /// How long an event may wait for company.
     pub max_age: Duration,
-    /// Compress bodies.
-    pub gzip: bool,
+    /// How bodies are compressed.
+    pub encoding: Encoding,
     /// One request.
     pub timeout: Duration,
     /// Back-off.
@@ -53,8 +60,12 @@ pub struct Settings {
     pub headers: Vec<(String, String)>,
     /// Where refused events are written to.
     pub dead_letter: Option<DeadLetter>,
+    /// What is done to each event.
+    pub rules: Rules,
     /// How the spool is looked after.
     pub spool: SpoolSettings,
+    /// Where uploads go, if they go anywhere.
+    pub media: Option<MediaSettings>,
     /// The endpoint's name for logs, without credentials.
     pub name: String,
     /// Test switch: panic at the first attempt.
@@ -85,6 +96,17 @@ pub struct Desk<'a> {
     pub words: &'a Words,
     /// The counters.
     pub counters: &'a Counters,
+    /// The uploads.
+    pub media: &'a MediaWords,
+}
+
+/// A record, wherever it lay.
+struct Found<'a> {
+    at: Position,
+    fields: Fields,
+    body: &'a [u8],
+    /// Who wrote it.
+    pid: u32,
 }
 
 /// When to call [`Engine::poll`] again.
@@ -109,14 +131,26 @@ pub struct Engine {
     pub(super) current: Source,
     pub(super) orphans: Option<Orphans>,
     pub(super) chores: Chores,
+    /// Uploads, if this destination takes any.
+    pub(super) media: Option<Media>,
+    /// The last request was an upload's.
+    uploaded_last: bool,
     /// Events read from the log in this generation.
     pub(super) seen: u64,
     pub(super) backoff: Backoff,
     hole: Option<(Position, Instant)>,
     /// When a segment was last made blank.
     last_blanked: Option<Instant>,
+    /// The collector does not take compressed bodies.
     pub(super) plain: bool,
+    /// What was learned of the size that the collector takes, and when.
+    pub(super) learned: Option<(usize, Instant)>,
+    /// Kinds of events that it does not take until then.
+    pub(super) muted: Vec<(u8, Instant)>,
+    /// Attempts in a row that found nobody.
+    pub(super) unreached: u32,
     flushes_served: u32,
+    pid: u32,
 }
 
 impl Engine {
@@ -126,16 +160,19 @@ impl Engine {
         format: Arc<dyn Format>,
         sink: Box<dyn Sink>,
         orphans: Option<Orphans>,
+        media: Option<Media>,
         desk: &Desk<'_>,
     ) -> Engine {
         let recovered = desk.counters.recovered.load(Ordering::Acquire);
         Engine {
             backoff: Backoff::new(settings.limits, entropy::random_u64()),
-            own: Lane::new(&*format, desk.log.head()),
-            orphaned: Lane::new(&*format, 0),
+            own: Lane::new(desk.log.head()),
+            orphaned: Lane::new(0),
             current: Source::Orphans,
             orphans,
             chores: Chores::new(),
+            media,
+            uploaded_last: false,
             seen: desk.counters.settled().saturating_sub(recovered),
             settings,
             format,
@@ -143,7 +180,11 @@ impl Engine {
             hole: None,
             last_blanked: None,
             plain: false,
+            learned: None,
+            muted: Vec::new(),
+            unreached: 0,
             flushes_served: 0,
+            pid: process::pid(),
         }
     }
 
@@ -175,6 +216,14 @@ impl Engine {
     /// Close kept connections.
     pub fn rest(&mut self) {
         self.sink.close_idle();
+        if let Some(media) = &mut self.media {
+            media.rest();
+        }
+    }
+
+    /// Uploads written to the spool's directory that it knows of.
+    pub fn written_seen(&self) -> u64 {
+        self.media.as_ref().map_or(0, Media::written_seen)
     }
 
     /// Whom producers should wake a sleeping sender for: the event that fills the batch, or none while it
@@ -185,7 +234,7 @@ impl Engine {
             return (u64::MAX, Position::MAX);
         }
         let events = self.settings.max_events.saturating_sub(batch.len()) as u64;
-        let bytes = self.settings.max_bytes.saturating_sub(batch.body_len(0)) as u64;
+        let bytes = self.settings.max_bytes.saturating_sub(batch.body_len(&*self.format)) as u64;
         let half = u64::from(log.segment_len) * u64::from(log.segments) / 2;
         (self.seen + events, log.ahead(batch.read, bytes.min(half)))
     }
@@ -194,6 +243,27 @@ impl Engine {
     pub fn poll(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>) -> Next {
         let now = Instant::now();
         self.do_chores(desk, now);
+        let uploads = self.prepare_uploads(desk, now);
+        if uploads == Next::Again && !std::mem::replace(&mut self.uploaded_last, true) {
+            self.upload(desk, cap);
+            return Next::Again;
+        }
+        self.uploaded_last = false;
+        let events = self.poll_events(desk, urgent, cap, now);
+        match (events, uploads) {
+            (Next::Again, _) | (_, Next::Again) => Next::Again,
+            (Next::At(one), Next::At(other)) => Next::At(one.min(other)),
+            (Next::At(at), Next::Idle) | (Next::Idle, Next::At(at)) => Next::At(at),
+            (Next::Idle, Next::Idle) => Next::Idle,
+        }
+    }
+
+    fn prepare_uploads(&mut self, desk: &Desk<'_>, now: Instant) -> Next {
+        let flushes = desk.words.flushes.load(Ordering::Acquire);
+        self.media.as_mut().map_or(Next::Idle, |media| media.prepare(desk.media, flushes, now))
+    }
+
+    fn poll_events(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>, now: Instant) -> Next {
         let own = self.prepare_own(desk, urgent, now);
         let orphaned = self.prepare_orphaned(desk);
         self.current = match (own, orphaned) {
@@ -211,7 +281,8 @@ impl Engine {
         if self.current == Source::Own && self.settings.spool.sync_batch && !self.own.batch.is_frozen() {
             self.sync(desk);
         }
-        self.lane().batch.freeze();
+        let (format, bytes, events) = (self.format.clone(), self.body_limit(), self.settings.max_events);
+        self.lane().batch.freeze(&*format, bytes, events);
         self.attempt(desk, cap);
         self.settle(desk);
         Next::Again
@@ -245,7 +316,7 @@ impl Engine {
         }
         add(&desk.counters.corrupt, orphans.take_corrupt() as usize);
         let ready = !self.orphaned.batch.is_empty();
-        if !ready && orphans.is_idle() {
+        if !ready && orphans.is_idle() && self.media.as_ref().is_none_or(Media::is_idle) {
             self.chores.rescued(desk);
         }
         self.orphans = Some(orphans);
@@ -254,9 +325,10 @@ impl Engine {
 
     fn collect_orphans(&mut self, desk: &Desk<'_>, orphans: &mut Orphans) {
         while !self.orphaned.full {
-            match orphans.look() {
+            let (seen, pid) = orphans.look_with_writer();
+            match seen {
                 Seen::Record { at, next, fields, body } => {
-                    if !self.take(desk, Source::Orphans, at, fields, body, false) {
+                    if !self.take(desk, Source::Orphans, Found { at, fields, body, pid }, false) {
                         orphans.put_back(at);
                         break;
                     }
@@ -287,7 +359,8 @@ impl Engine {
             match log.look(self.own.batch.read) {
                 Seen::Record { at, next, fields, body } => {
                     self.hole = None;
-                    if !self.take(desk, Source::Own, at, fields, body, false) {
+                    let found = Found { at, fields, body, pid: self.pid };
+                    if !self.take(desk, Source::Own, found, false) {
                         break;
                     }
                     self.own.batch.read = next;
@@ -312,7 +385,7 @@ impl Engine {
                     let Some(to) = given_up else { break };
                     self.hole = None;
                     for (at, fields, body) in rescued {
-                        self.take(desk, Source::Own, at, fields, body, true);
+                        self.take(desk, Source::Own, Found { at, fields, body, pid: self.pid }, true);
                     }
                     self.own.batch.read = to;
                 }
@@ -325,42 +398,68 @@ impl Engine {
 
     /// Take one record into its lane's batch. `false`: it does not fit; the batch is full. With `anyway` it is
     /// taken whatever the limits say: it will not be found in the log again.
-    fn take(
-        &mut self,
-        desk: &Desk<'_>,
-        source: Source,
-        at: Position,
-        fields: Fields,
-        body: &[u8],
-        anyway: bool,
-    ) -> bool {
+    fn take(&mut self, desk: &Desk<'_>, source: Source, found: Found<'_>, anyway: bool) -> bool {
+        let Found { at, fields, body, pid } = found;
         let id = record::event_id(fields.time_ns, fields.nonce, fields.position);
-        let stamp = Stamp { id: &id, time_ns: fields.time_ns };
-        let lane = if source == Source::Own { &mut self.own } else { &mut self.orphaned };
-        let before = lane.batch.body_len(0);
-        let start = lane.batch.text().len();
-        if let Err(why) = self.format.event(lane.batch.text(), body, &stamp) {
-            lane.batch.take_back(start);
-            self.count_read(desk, source, body);
-            add(&desk.counters.invalid, 1);
-            say(Level::Warn, Reason::Invalid, &format!("an event was dropped: {}", why.0));
-            if let Some(file) = &self.settings.dead_letter {
-                file.invalid(&self.settings.name, why.0, body);
+        let stamp = Stamp { id: &id, time_ns: fields.time_ns, pid, generation: fields.nonce };
+        let limit = self.body_limit();
+        let rules = &self.settings.rules;
+        let allowed = match rules.redact(&*self.format, body) {
+            Ok(allowed) => allowed,
+            Err(why) => {
+                self.drop_invalid(desk, source, why, body, None);
+                return true;
             }
-            return true;
-        }
-        let extra = lane.batch.text().len() - start;
-        let with_it = before + extra + if lane.batch.is_empty() { 0 } else { self.format.between().len() };
-        let limit = self.settings.max_bytes.min(self.format.max_body());
-        if with_it > limit && !lane.batch.is_empty() && !anyway {
+        };
+        let whole = rules.add_context(&*self.format, &allowed, &stamp);
+        let lane = if source == Source::Own { &mut self.own } else { &mut self.orphaned };
+        let start = lane.batch.text().len();
+        let taken = match self.format.event(lane.batch.text(), &whole, &stamp) {
+            Ok(taken) if lane.batch.text().len() - start > self.format.limits(taken.kind).event => {
+                Err(Invalid("larger than the collector takes"))
+            }
+            taken => taken,
+        };
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(why) => {
+                lane.batch.take_back(start);
+                self.drop_invalid(desk, source, why, body, Some(&allowed));
+                return true;
+            }
+        };
+        if !lane.batch.is_empty() && !anyway && lane.batch.body_len(&*self.format) > limit {
             lane.batch.take_back(start);
             lane.full = true;
             return false;
         }
-        lane.batch.push(at, fields.time_ns, id, start);
+        lane.batch.push(at, fields.time_ns, id, taken, start);
         lane.full = lane.batch.len() >= self.settings.max_events;
         self.count_read(desk, source, body);
         true
+    }
+
+    /// `shown`: what of it may be kept.
+    fn drop_invalid(
+        &mut self,
+        desk: &Desk<'_>,
+        source: Source,
+        why: Invalid,
+        body: &[u8],
+        shown: Option<&[u8]>,
+    ) {
+        self.count_read(desk, source, body);
+        add(&desk.counters.invalid, 1);
+        say(Level::Warn, Reason::Invalid, &format!("an event was dropped: {}", why.0));
+        if let Some(file) = &self.settings.dead_letter {
+            file.invalid(&self.settings.name, why.0, shown);
+        }
+    }
+
+    /// The bytes of a body that are worth trying.
+    fn body_limit(&self) -> usize {
+        let learned = self.learned.filter(|(_, since)| since.elapsed() < LEARNED);
+        self.settings.max_bytes.min(learned.map_or(usize::MAX, |(bytes, _)| bytes))
     }
 
     fn count_read(&mut self, desk: &Desk<'_>, source: Source, body: &[u8]) {

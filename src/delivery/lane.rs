@@ -3,7 +3,6 @@
 //! Invariant: what belongs to a batch is forgotten with it ([`Lane::clear`]).
 
 use super::batch::Batch;
-use crate::format::Format;
 use crate::queue::record::Position;
 use std::time::Instant;
 
@@ -24,17 +23,15 @@ pub struct Lane {
     pub due: Option<Instant>,
     /// Nothing more fits.
     pub full: bool,
-    /// The next attempt is a further one.
-    pub trying_again: bool,
     /// Refusals since something was last accepted.
     pub refusals: u32,
 }
 
 impl Lane {
     /// Reads on from `read`.
-    pub fn new(format: &dyn Format, read: Position) -> Lane {
-        let batch = Batch::new(format, read);
-        Lane { batch, due: None, full: false, trying_again: false, refusals: 0 }
+    pub fn new(read: Position) -> Lane {
+        let batch = Batch::new(read);
+        Lane { batch, due: None, full: false, refusals: 0 }
     }
 
     /// All of the batch is final: begin the next one.
@@ -42,7 +39,6 @@ impl Lane {
         self.batch.clear();
         self.due = None;
         self.full = false;
-        self.trying_again = false;
         self.refusals = 0;
     }
 

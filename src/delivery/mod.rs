@@ -17,6 +17,8 @@ mod attempt;
 pub mod batch;
 #[cfg(not(loom))]
 pub mod chores;
+#[cfg(not(loom))]
+pub mod compress;
 pub mod counters;
 #[cfg(not(loom))]
 pub mod dead_letter;
@@ -25,7 +27,11 @@ pub mod engine;
 #[cfg(not(loom))]
 pub mod lane;
 #[cfg(not(loom))]
+pub mod media;
+#[cfg(not(loom))]
 pub mod retry;
+#[cfg(not(loom))]
+pub mod rules;
 #[cfg(not(loom))]
 pub mod sender;
 pub mod words;

@@ -1,6 +1,8 @@
 //! JSON: the events as one array, `application/json`. Any 2xx takes them all. Fills `id` and `timestamp`.
 
-use super::{Answer, Format, Invalid, Stamp, Verdict, common_verdict, ndjson};
+use super::{
+    Answer, Envelope, Format, Invalid, Sent, Stamp, Taken, Verdict, common_verdict, ndjson, separators,
+};
 
 /// See the module's text.
 pub struct JsonArray;
@@ -14,11 +16,7 @@ impl Format for JsonArray {
         "application/json"
     }
 
-    fn max_body(&self) -> usize {
-        usize::MAX
-    }
-
-    fn open(&self, out: &mut Vec<u8>) {
+    fn open(&self, out: &mut Vec<u8>, _envelope: &Envelope<'_>) {
         out.push(b'[');
     }
 
@@ -26,15 +24,19 @@ impl Format for JsonArray {
         b","
     }
 
-    fn close(&self, out: &mut Vec<u8>, _now_ns: u64) {
+    fn close(&self, out: &mut Vec<u8>, _envelope: &Envelope<'_>) {
         out.push(b']');
     }
 
-    fn event(&self, out: &mut Vec<u8>, raw: &[u8], stamp: &Stamp<'_>) -> Result<(), Invalid> {
+    fn overhead(&self, _kind: u8, events: usize, _bytes: usize) -> usize {
+        separators(self, events) + 2
+    }
+
+    fn event(&self, out: &mut Vec<u8>, raw: &[u8], stamp: &Stamp<'_>) -> Result<Taken, Invalid> {
         ndjson::append_event(out, raw, stamp)
     }
 
-    fn judge(&self, answer: &Answer<'_>, _n: usize) -> Verdict {
+    fn judge(&self, answer: &Answer<'_>, _sent: &Sent<'_>) -> Verdict {
         common_verdict(answer)
     }
 }

@@ -30,7 +30,7 @@ from . import UnsupportedSDK
 FLUSH_SECONDS = 10.0
 
 # An SDK's request that is on its way ends by the SDK's own time-out, 15 s at most.
-_END_SECONDS = 20.0
+END_SECONDS = 20.0
 
 # Put on an SDK's queue to wake the thread that waits there. Not an event.
 _WAKE: dict[str, Any] = {"$libtelemetry": "wake"}
@@ -203,7 +203,7 @@ def retire(
         for _ in running:
             with contextlib.suppress(Full):
                 old.put(_WAKE, block=False)
-    end = time.monotonic() + _END_SECONDS
+    end = time.monotonic() + END_SECONDS
     for thread in running:
         thread.join(max(0.0, end - time.monotonic()))
     while True:

@@ -18,16 +18,11 @@ pub enum Kind {
     /// `true` or `false`.
     Flag,
     /// One word of a list.
-    Choice {
-        /// The words of this version.
-        now: &'static [&'static str],
-        /// Words of later versions, refused by name.
-        later: &'static [&'static str],
-    },
-    /// An object of strings, shown in no error.
-    Headers,
-    /// A key of a later version, whatever it will take.
-    Later,
+    Choice(&'static [&'static str]),
+    /// A number from 0 to 1.
+    Fraction,
+    /// An object, shown in no error.
+    Object,
 }
 
 /// One key.
@@ -46,14 +41,9 @@ pub struct Key {
 }
 
 impl Key {
-    /// Whether this version knows what to do with it.
-    pub fn supported(&self) -> bool {
-        self.kind != Kind::Later
-    }
-
     /// Whether its value must never be shown.
     pub fn secret(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::Headers)
+        matches!(self.kind, Kind::Secret | Kind::Object)
     }
 
     /// The variable that supplies it when the JSON does not.
@@ -66,11 +56,12 @@ impl Key {
         let kind = match self.kind {
             Kind::Integer { min, max } => format!("an integer from {min} to {max}"),
             Kind::Flag => "true or false".to_string(),
-            Kind::Choice { now, .. } => match now.split_last() {
+            Kind::Choice(words) => match words.split_last() {
                 Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
-                _ => now.concat(),
+                _ => words.concat(),
             },
-            Kind::Text | Kind::Secret | Kind::Headers | Kind::Later => return self.rule.to_string(),
+            Kind::Fraction => "a number from 0 to 1".to_string(),
+            Kind::Text | Kind::Secret | Kind::Object => return self.rule.to_string(),
         };
         if self.rule.is_empty() { kind } else { format!("{kind}, {}", self.rule) }
     }
@@ -102,15 +93,14 @@ const fn integer(
 const fn choice(
     name: &'static str,
     default: &'static str,
-    now: &'static [&'static str],
-    later: &'static [&'static str],
+    words: &'static [&'static str],
     meaning: &'static str,
 ) -> Key {
-    Key { name, kind: Kind::Choice { now, later }, default, rule: "", meaning }
+    Key { name, kind: Kind::Choice(words), default, rule: "", meaning }
 }
 
-const fn later(name: &'static str) -> Key {
-    Key { name, kind: Kind::Later, default: "-", rule: "", meaning: "of a later version" }
+const fn object(name: &'static str, rule: &'static str, meaning: &'static str) -> Key {
+    Key { name, kind: Kind::Object, default: "{}", rule, meaning }
 }
 
 const HOUR_MS: u64 = 3_600_000;
@@ -131,20 +121,36 @@ pub const KEYS: &[Key] = &[
         "file:telemetry-events.ndjson",
         "an http://, https://, http+unix:///path.sock:/path or file:PATH address",
         "Where events go. A URL without a path gets the path of the format, any other path is used as is. \
-         A user and password in the URL become `basic`. Nothing is decoded in a file or socket path.",
+         A user and password in the URL become `basic`; for `sentry` it is the DSN. Nothing is decoded in a file or socket path.",
     ),
     choice(
         "format",
         "ndjson",
-        &["ndjson", "json", "posthog"],
-        &["posthog-v1", "langfuse", "langfuse-scores", "otlp-logs", "otlp-traces", "segment", "sentry"],
+        &[
+            "ndjson",
+            "json",
+            "posthog",
+            "posthog-v1",
+            "langfuse",
+            "langfuse-scores",
+            "otlp-logs",
+            "otlp-traces",
+            "segment",
+            "sentry",
+        ],
         "How a batch becomes a request.",
     ),
-    later("encoding"),
+    choice(
+        "encoding",
+        "protobuf",
+        &["protobuf", "json"],
+        "How the formats `otlp-logs` and `otlp-traces` are written; in a file always as `json`.",
+    ),
     secret(
         "api_key",
         "visible ASCII characters",
-        "Project key, placed where the format wants it; `posthog` needs it.",
+        "Project key, placed where the format wants it; `posthog`, `posthog-v1` and `segment` need it, `sentry` has it in \
+         the endpoint.",
     ),
     secret(
         "basic",
@@ -152,23 +158,31 @@ pub const KEYS: &[Key] = &[
         "Basic authentication. At most one of `basic` and `bearer`.",
     ),
     secret("bearer", "visible ASCII characters", "Token for `Authorization: Bearer`."),
-    Key {
-        name: "headers",
-        kind: Kind::Headers,
-        default: "{}",
-        rule: "an object of strings: names are HTTP tokens, values have no control characters; not Host, \
-               Content-Length, Content-Type, Content-Encoding, Transfer-Encoding, Connection, Keep-Alive, \
-               Upgrade, Expect",
-        meaning: "Further headers of each request.",
-    },
+    object(
+        "headers",
+        "an object of strings: names are HTTP tokens, values have no control characters; not Host, \
+         Content-Length, Content-Type, Content-Encoding, Transfer-Encoding, Connection, Keep-Alive, \
+         Upgrade, Expect",
+        "Further headers of each request.",
+    ),
     text(
         "name",
         "the endpoint, without credentials",
         "1 to 64 of A-Z a-z 0-9 . _ - and no dot first",
         "Name of the client in logs, and the beginning of its directory's name below `spool_dir`.",
     ),
-    later("context"),
-    choice("compression", "gzip", &["none", "gzip"], &["zstd"], "How bodies are compressed."),
+    object(
+        "context",
+        "an object; for ndjson and json without id and timestamp",
+        "Merged into each event where its format has room for it; a member the event has wins. The strings `$pid`, \
+         `$host` and `$generation` are replaced by those of the process that enqueued it.",
+    ),
+    choice(
+        "compression",
+        "gzip",
+        &["none", "gzip", "zstd"],
+        "How bodies above 1 KiB are compressed; `zstd` for `ndjson`, `json`, `posthog-v1` and the otlp formats.",
+    ),
     integer("timeout_ms", "10000", (1, HOUR_MS), "", "One request, connect to last byte."),
     text("tls.ca_file", "-", FILE, "PEM file of the authorities to trust instead of the built-in ones."),
     text("tls.cert_file", "-", FILE, "PEM file of the client certificate; needs `tls.key_file`."),
@@ -180,7 +194,7 @@ pub const KEYS: &[Key] = &[
         "Proxy for http(s) endpoints. Without the key `https_proxy` or `http_proxy`, then `all_proxy` decides, \
          in lower case before capitals, except for loopback endpoints. `NO_PROXY` is honoured in both cases.",
     ),
-    choice("resolver", "builtin", &["builtin", "system"], &[], "Who resolves host names."),
+    choice("resolver", "builtin", &["builtin", "system"], "Who resolves host names."),
     integer("batch.max_events", "1000", (1, 1_000_000), "", "A batch closes at so many events."),
     integer(
         "batch.max_bytes",
@@ -212,7 +226,7 @@ pub const KEYS: &[Key] = &[
         "at most segment_bytes less 512",
         "A larger event is TOO_LARGE. When absent it shrinks until one fits into a segment.",
     ),
-    choice("on_full", "drop", &["drop", "block"], &[], "What `enqueue` does when the queue is full."),
+    choice("on_full", "drop", &["drop", "block"], "What `enqueue` does when the queue is full."),
     integer("block_timeout_ms", "100", (0, HOUR_MS), "", "How long `enqueue` waits with `block`."),
     integer(
         "retry.initial_ms",
@@ -261,7 +275,6 @@ pub const KEYS: &[Key] = &[
         "spool_evict",
         "none",
         &["none", "oldest"],
-        &[],
         "What makes room in a full spool: nothing (`enqueue` then does what `on_full` says), or the oldest events \
          are given up and counted as expired. Needs `spool_dir`.",
     ),
@@ -269,7 +282,6 @@ pub const KEYS: &[Key] = &[
         "sync",
         "none",
         &["none", "interval", "batch"],
-        &[],
         "When the spool is forced to disk, against a loss of power: when the kernel likes, at intervals, or with \
          each batch; never within `enqueue`. Needs `spool_dir`.",
     ),
@@ -286,12 +298,34 @@ pub const KEYS: &[Key] = &[
         "clock",
         "precise",
         &["precise", "coarse"],
-        &[],
         "Clock of the event time: `coarse` is cheaper, and some milliseconds behind.",
     ),
-    later("media_max_bytes"),
-    later("redact"),
-    later("sample"),
+    integer(
+        "media_max_bytes",
+        "67108864",
+        (1, 1 << 36),
+        "",
+        "Room for uploads (`telemetry_upload`) that wait; with `spool_dir` on disk, else in memory.",
+    ),
+    object(
+        "redact",
+        "an object: paths such as `a.b`, `items.*.c` or `**.d`, each with mask, hash or remove",
+        "What must not leave: masked (`***`), replaced by its SHA-256, or taken out before the event is sent.",
+    ),
+    Key {
+        name: "sample.rate",
+        kind: Kind::Fraction,
+        default: "1",
+        rule: "",
+        meaning: "The part of all events that is kept; the others are counted as `sampled_out`.",
+    },
+    text(
+        "sample.key",
+        "-",
+        "a path such as a.b",
+        "Events with the same value there are kept together or not at all, by its SHA-256. Without it, and where it is \
+         missing, the whole event decides.",
+    ),
     Key {
         name: "disabled",
         kind: Kind::Flag,
@@ -370,26 +404,15 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
-/// The README's table, and the names that are refused until a later version.
+/// The README's table.
 pub fn keys_markdown() -> String {
     let mut out = String::from("| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
-    for key in KEYS.iter().filter(|key| key.supported()) {
+    for key in KEYS {
         let plain = key.default == "-" || key.default.contains(' ');
         let default = if plain { key.default.to_string() } else { format!("`{}`", key.default) };
         out += &format!("| `{}` | {default} | {} | {} |\n", key.name, key.allowed(), key.meaning);
     }
-    let quoted = |name: &str| format!("`{name}`");
-    let keys: Vec<_> = KEYS.iter().filter(|key| !key.supported()).map(|key| quoted(key.name)).collect();
-    out += &format!("\nRefused until a later version brings them: the keys {}", keys.join(", "));
-    for key in KEYS {
-        if let Kind::Choice { later, .. } = key.kind
-            && !later.is_empty()
-        {
-            let words: Vec<_> = later.iter().map(|word| quoted(word)).collect();
-            out += &format!("; as `{}` {}", key.name, words.join(", "));
-        }
-    }
-    out + ".\n"
+    out
 }
 
 #[cfg(test)]
@@ -403,16 +426,14 @@ mod tests {
             assert!(key.name.split('.').count() <= 2, "{}: one level of nesting", key.name);
             assert!(!is_group(key.name), "{} is a key and a group", key.name);
             assert!(!key.meaning.is_empty());
-            assert_eq!(key.supported(), !key.allowed().is_empty(), "{}", key.name);
+            assert!(!key.allowed().is_empty(), "{}", key.name);
             match key.kind {
                 Kind::Integer { min, max } => {
                     let default: u64 = key.default.parse().unwrap();
                     assert!((min..=max).contains(&default), "{}", key.name);
                 }
-                Kind::Choice { now, later } => {
-                    assert!(now.contains(&key.default), "{}", key.name);
-                    assert!(now.iter().all(|word| !later.contains(word)));
-                }
+                Kind::Choice(words) => assert!(words.contains(&key.default), "{}", key.name),
+                Kind::Fraction => assert!((0.0..=1.0).contains(&key.default.parse::<f64>().unwrap())),
                 Kind::Flag => assert!(["true", "false"].contains(&key.default)),
                 _ => {}
             }
@@ -482,13 +503,10 @@ mod tests {
     fn markdown_has_a_row_for_each_key() {
         let table = keys_markdown();
         for key in KEYS {
-            assert_eq!(table.contains(&format!("\n| `{}` | ", key.name)), key.supported(), "{}", key.name);
+            assert!(table.contains(&format!("\n| `{}` | ", key.name)), "{}", key.name);
         }
         assert!(table.contains("| `timeout_ms` | `10000` | an integer from 1 to 3600000 | One request"));
         assert!(table.contains("| `api_key` | - | "));
-        assert!(
-            table.contains("the keys `encoding`, `context`") && table.contains("as `compression` `zstd`")
-        );
         for row in table.lines().filter(|line| line.starts_with('|')) {
             assert_eq!(row.matches('|').count(), 5, "{row}");
         }

@@ -50,11 +50,11 @@ impl Spool {
     pub(super) fn read(values: &Values<'_>) -> Result<Option<Spool>, ConfigError> {
         let max_bytes = values.integer("spool_max_bytes")?;
         let max_age_s = values.integer("spool_max_age_s")?.value;
-        let evict = match values.choice("spool_evict")? {
+        let evict = match values.choice("spool_evict")?.value {
             "oldest" => Evict::Oldest,
             _ => Evict::None,
         };
-        let sync = match values.choice("sync")? {
+        let sync = match values.choice("sync")?.value {
             "interval" => Sync::Interval,
             "batch" => Sync::Batch,
             _ => Sync::None,

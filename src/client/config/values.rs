@@ -2,7 +2,7 @@
 
 use super::ConfigError;
 use super::json::{Node, Object, shown};
-use super::keys::{self, KEYS, Key, Kind};
+use super::keys::{self, Key, Kind};
 
 /// Header names with their values, in the order given.
 pub(super) type Headers = Vec<(String, String)>;
@@ -94,16 +94,10 @@ impl<'a> Values<'a> {
         for (name, value) in &values.root {
             Self::check(name, value)?;
         }
-        for key in KEYS.iter().filter(|key| !key.supported()) {
-            let name = key.env_name();
-            if values.variable(&name).is_some() {
-                return Err(later(&format!("{name} (key {})", key.name)));
-            }
-        }
         Ok(values)
     }
 
-    /// One member of the whole: known, and of this version.
+    /// One member of the whole is known.
     fn check(name: &str, value: &Node) -> Result<(), ConfigError> {
         if !keys::is_group(name) {
             return match (keys::find(name), name.split_once('.')) {
@@ -111,13 +105,13 @@ impl<'a> Values<'a> {
                     "unknown key {}; the nearest known key is {name}, which is nested: {{\"{group}\": {{\"{member}\": ...}}}}",
                     shown(name)
                 ))),
-                _ => known(name, value),
+                _ => known(name),
             };
         }
         match value {
             Node::Null => Ok(()),
             Node::Object(members) => {
-                members.iter().try_for_each(|(member, value)| known(&format!("{name}.{member}"), value))
+                members.iter().try_for_each(|(member, _)| known(&format!("{name}.{member}")))
             }
             other => Err(ConfigError::new(format!(
                 "{name} is {}; allowed: an object with {}",
@@ -159,7 +153,8 @@ impl<'a> Values<'a> {
             let given = Given::new(key, Raw::Text(text), Some(variable), true);
             return if utf8 { Ok(Some(given)) } else { Err(given.error("***", "it is not UTF-8")) };
         }
-        let typed = matches!(key.kind, Kind::Integer { .. } | Kind::Choice { .. } | Kind::Flag);
+        let typed =
+            matches!(key.kind, Kind::Integer { .. } | Kind::Choice { .. } | Kind::Flag | Kind::Fraction);
         Ok(typed.then(|| Given::new(key, Raw::Text(key.default.to_string()), None, false)))
     }
 
@@ -188,6 +183,21 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// A number from 0 to 1.
+    pub fn fraction(&self, name: &str) -> Result<f64, ConfigError> {
+        let given = self.typed(name)?;
+        let (text, value) = match &given.value {
+            Raw::Json(node @ Node::Number(number)) => (node.shown(), number.as_f64()),
+            Raw::Json(node) => (node.shown(), None),
+            // A number as JSON has it: "inf" is none.
+            Raw::Text(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {
+                (shown(text), serde_json::from_str(text).ok())
+            }
+            Raw::Text(text) => (shown(text), None),
+        };
+        value.filter(|value| (0.0..=1.0).contains(value)).ok_or_else(|| given.error(&text, ""))
+    }
+
     /// A string. None when nobody gave one; empty only where that has a meaning.
     pub fn text(&self, name: &str) -> Result<Option<Given<String>>, ConfigError> {
         let Some(given) = self.raw(name)? else { return Ok(None) };
@@ -211,24 +221,20 @@ impl<'a> Values<'a> {
     }
 
     /// One of the words of its key.
-    pub fn choice(&self, name: &str) -> Result<&'static str, ConfigError> {
+    pub fn choice(&self, name: &str) -> Result<Given<&'static str>, ConfigError> {
         let given = self.typed(name)?;
         let word = match &given.value {
             Raw::Json(Node::Text(text)) => text,
             Raw::Json(node) => return Err(given.error(&node.shown(), "")),
             Raw::Text(text) => text,
         };
-        let Kind::Choice { now, later: words } = given.key.kind else {
+        let Kind::Choice(words) = given.key.kind else {
             return Err(given.error(&shown(word), ""));
         };
-        if let Some(found) = now.iter().find(|known| *known == word) {
-            return Ok(found);
+        if let Some(found) = words.iter().copied().find(|known| known == word) {
+            return Ok(given.with(found));
         }
-        if words.contains(&word.as_str()) {
-            let label = format!("{} {}", given.label(), shown(word));
-            return Err(ConfigError::new(format!("{}; allowed: {}", later(&label), given.key.allowed())));
-        }
-        let near = keys::nearest_word(word, now).map(|near| format!("the nearest is {near}"));
+        let near = keys::nearest_word(word, words).map(|near| format!("the nearest is {near}"));
         Err(given.error(&shown(word), &near.unwrap_or_default()))
     }
 
@@ -252,20 +258,22 @@ impl<'a> Values<'a> {
         boolean(&text).ok_or_else(error)
     }
 
+    /// The object of free names. None when nobody gave one.
+    pub fn object(&self, name: &str) -> Result<Option<Given<Object>>, ConfigError> {
+        let Some(given) = self.raw(name)? else { return Ok(None) };
+        let members = match &given.value {
+            Raw::Json(Node::Object(members)) => members.clone(),
+            Raw::Json(node) => return Err(given.error("", &format!("it is {}", node.kind()))),
+            Raw::Text(text) => object(text).map_err(|why| given.error("", &format!("it {why}")))?,
+        };
+        Ok(Some(given.with(members)))
+    }
+
     /// The object of free names, each with a string. None when nobody gave one.
     pub fn headers(&self, name: &str) -> Result<Option<Given<Headers>>, ConfigError> {
-        let Some(given) = self.raw(name)? else { return Ok(None) };
-        let parsed;
-        let members = match &given.value {
-            Raw::Json(Node::Object(members)) => members,
-            Raw::Json(node) => return Err(given.error("", &format!("it is {}", node.kind()))),
-            Raw::Text(text) => {
-                parsed = object(text).map_err(|why| given.error("", &format!("it {why}")))?;
-                &parsed
-            }
-        };
-        let mut headers = Vec::with_capacity(members.len());
-        for (member, value) in members {
+        let Some(given) = self.object(name)? else { return Ok(None) };
+        let mut headers = Vec::with_capacity(given.value.len());
+        for (member, value) in &given.value {
             match value {
                 Node::Text(text) => headers.push((member.clone(), text.clone())),
                 Node::Null => {}
@@ -299,17 +307,12 @@ fn object(text: &str) -> Result<Object, String> {
     }
 }
 
-fn known(path: &str, value: &Node) -> Result<(), ConfigError> {
+fn known(path: &str) -> Result<(), ConfigError> {
     match keys::find(path) {
-        Some(key) if key.supported() || *value == Node::Null => Ok(()),
-        Some(_) => Err(later(path)),
+        Some(_) => Ok(()),
         None => {
             let near = keys::nearest(path);
             Err(ConfigError::new(format!("unknown key {}; the nearest known key is {near}", shown(path))))
         }
     }
-}
-
-fn later(label: &str) -> ConfigError {
-    ConfigError::new(format!("{label} is not supported by this version ({})", env!("CARGO_PKG_VERSION")))
 }

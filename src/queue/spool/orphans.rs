@@ -161,6 +161,11 @@ impl Orphans {
 
     /// The next record, opening what comes next as it goes. Empty: nothing now; settle, then look again.
     pub fn look(&mut self) -> Seen<'_> {
+        self.look_with_writer().0
+    }
+
+    /// The same, and the pid of the process that wrote it, in its own namespace; 0 without a record.
+    pub fn look_with_writer(&mut self) -> (Seen<'_>, u32) {
         let found = loop {
             if let Some(reading) = &mut self.reading {
                 if let Some(found) = reading.scan.next(&reading.bytes) {
@@ -169,18 +174,20 @@ impl Orphans {
                 self.finish_reading();
             }
             if !self.open_next() {
-                return Seen::Empty { at: position(self.last_id.wrapping_add(1), 0) };
+                return (Seen::Empty { at: position(self.last_id.wrapping_add(1), 0) }, 0);
             }
         };
         let (offset, next, fields, len) = found;
+        let pid = self.open.back().map_or(0, |file| file.header.owner.pid);
         let bytes = self.reading.as_ref().map_or(&[][..], |reading| &reading.bytes);
         let start = offset as usize + crate::queue::record::HEADER;
-        Seen::Record {
+        let record = Seen::Record {
             at: position(self.last_id, offset),
             next: position(self.last_id, next),
             fields,
             body: bytes.get(start..start + len).unwrap_or(&[]),
-        }
+        };
+        (record, pid)
     }
 
     /// The last record that [`Orphans::look`] gave is to be given again.
