@@ -13,6 +13,7 @@
 pub mod json;
 pub mod json_text;
 pub mod ndjson;
+pub mod otlp;
 pub mod posthog;
 pub mod time;
 
