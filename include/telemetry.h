@@ -63,7 +63,7 @@ typedef int32_t telemetry_status;
  */
 typedef struct telemetry_stats_t {
   /**
-   * Events for which telemetry_enqueue returned TELEMETRY_OK.
+   * Events that telemetry_enqueue took.
    */
   uint64_t accepted;
   /**
@@ -154,6 +154,26 @@ typedef struct telemetry_stats_t {
    * Events that made room for newer ones (`spool_evict`); they are in `expired` too.
    */
   uint64_t evicted;
+  /**
+   * Times telemetry_enqueue returned TELEMETRY_OK for an event that `sample` left out; not in `accepted`.
+   */
+  uint64_t sampled_out;
+  /**
+   * Uploads that telemetry_upload took.
+   */
+  uint64_t uploads;
+  /**
+   * Uploads that this process delivered; with a spool other processes' too.
+   */
+  uint64_t uploaded;
+  /**
+   * Uploads that this process gave up.
+   */
+  uint64_t uploads_failed;
+  /**
+   * Bytes of uploads that wait in this process's memory.
+   */
+  uint64_t media_bytes;
 } telemetry_stats_t;
 
 /**
@@ -226,7 +246,7 @@ telemetry_status telemetry_open(const char *config_json,
 /**
  * Takes one event: `len` bytes at `event`, one JSON object in UTF-8 (other formats say otherwise). The bytes
  * are copied; the caller keeps its buffer. That it is JSON is checked later, on the sender's thread, and a
- * bad one is counted in `invalid`.
+ * bad one is counted in `invalid`. One that `sample` leaves out is TELEMETRY_OK as well, and counted in `sampled_out`.
  *
  * With `spool_dir`, once TELEMETRY_OK is returned the event outlives the process, whatever ends it.
  *
@@ -281,6 +301,27 @@ void telemetry_free(telemetry_t *t);
  * Thread-safe; a forked child that has not used the client reads zeros. Errors: TELEMETRY_INVALID.
  */
 telemetry_status telemetry_stats(telemetry_t *t, struct telemetry_stats_t *out, size_t size_of_out);
+
+/**
+ * Takes one upload for Langfuse: `len` bytes at `data`, or, with `data` NULL and `len` 0, the regular file that
+ * `meta_json` names in "file". The bytes are copied before it returns, on the caller's thread, into memory of their own
+ * (never into the queue of events; forked children have no copy) or, with `spool_dir`, into a file there, which outlives
+ * the process. What waits together is bounded by `media_max_bytes`.
+ *
+ * `meta_json` is one JSON object: "contentType", "field" ("input", "output" or "metadata") and "traceId", if need be with
+ * "observationId"; or "field" ("input", "expectedOutput" or "metadata"), "datasetId" and "datasetItemId".
+ *
+ * On success the id of the content, 22 characters and a NUL, is written to `id_out` (`id_cap` is at least 23; NULL and 0 if
+ * it is not wanted), so that a reference to it can be embedded at once. Delivery, retries included, is the sender's; flush
+ * and shutdown wait for it. Thread-safe; works in forked children at once. Errors: TELEMETRY_INVALID
+ * (telemetry_last_error says what is allowed), TELEMETRY_TOO_LARGE, TELEMETRY_FULL, TELEMETRY_CLOSED, TELEMETRY_IO.
+ */
+telemetry_status telemetry_upload(telemetry_t *t,
+                                  const char *meta_json,
+                                  const void *data,
+                                  size_t len,
+                                  char *id_out,
+                                  size_t id_cap);
 
 /**
  * The name of a status, static and never NULL: "TELEMETRY_FULL: the queue is full".

@@ -90,6 +90,35 @@ class Client:
         except IndexError:
             return not self._put(self._handle, data, ctypes.c_size_t(len(data)))
 
+    def upload(self, meta: dict[str, str], data: bytes | None = None) -> str:
+        """Give Langfuse the bytes of a medium; the id to refer to it by, at once.
+
+        `data` is the content, or None when ``meta["file"]`` names a regular file that has it. The rest of
+        `meta` says what it is and where it belongs: ``contentType``; ``traceId`` (and
+        ``observationId``) with the ``field`` ``input``, ``output`` or ``metadata``; or ``datasetId``
+        and ``datasetItemId`` with ``input``, ``expectedOutput`` or ``metadata``.
+
+        The content is copied before it returns, with the GIL released; delivery is the library's, and
+        `flush` waits for it. Returns "" when it was not taken: too large, no room left in
+        ``media_max_bytes``, or the client is shut down.
+
+        Raises ValueError if `meta` or `data` cannot be used; the text says what is allowed.
+        """
+        room = ctypes.create_string_buffer(23)
+        # A bytearray or memoryview as well; c_char_p takes bytes alone.
+        content = data if data is None or type(data) is bytes else bytes(data)
+        status = self._native.upload(
+            self._handle,
+            _as_json(meta).encode(),
+            content,
+            len(content or b""),
+            room,
+            23,
+        )
+        if status == INVALID:
+            raise ValueError(self._native.error_text(status))
+        return room.value.decode() if status == OK else ""
+
     def flush(self, timeout: float | None = 5.0) -> bool:
         """Send what this process has queued; True if nothing waits any more.
 

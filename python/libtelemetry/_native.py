@@ -72,7 +72,7 @@ class Stats(NamedTuple):
     sender_starts: int = 0
     """How often the sender thread was started."""
     circuit_open: int = 0
-    """1 while the collector refuses our credentials and is only probed."""
+    """1 while the collector refuses our credentials, or cannot be reached, and is only probed."""
     last_success_unix_ms: int = 0
     """When the collector last took a batch; 0 if never."""
     unverified: int = 0
@@ -83,6 +83,16 @@ class Stats(NamedTuple):
     """Records and files in the spool of a dead process that could not be read."""
     evicted: int = 0
     """Events given up for room under ``spool_evict="oldest"``; they are in `expired`, too."""
+    sampled_out: int = 0
+    """Events that ``sample`` left out: `enqueue` returned True and did not take them."""
+    uploads: int = 0
+    """Uploads that `upload` took."""
+    uploaded: int = 0
+    """Uploads that this process delivered; with a spool other processes' too."""
+    uploads_failed: int = 0
+    """Uploads that this process gave up."""
+    media_bytes: int = 0
+    """Bytes of uploads that wait in this process's memory."""
 
 
 class StatsStruct(ctypes.Structure):
@@ -129,6 +139,15 @@ class Native:
         self.shutdown = _declare(waits.telemetry_shutdown, handle, ms)
         self.free = _declare(waits.telemetry_free, handle, restype=None)
         self.stats = _declare(waits.telemetry_stats, handle, ctypes.POINTER(StatsStruct), size)
+        self.upload = _declare(
+            waits.telemetry_upload,
+            handle,
+            ctypes.c_char_p,
+            ctypes.c_char_p,
+            size,
+            ctypes.c_char_p,
+            size,
+        )
         self._last_error = _declare(waits.telemetry_last_error, ctypes.c_char_p, size, restype=size)
         self._status_str = _declare(
             waits.telemetry_status_str, ctypes.c_int32, restype=ctypes.c_char_p

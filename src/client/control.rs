@@ -9,6 +9,7 @@ use crate::delivery::words::Words;
 use crate::fork::world::StateWord;
 use crate::platform::parcel::Parcel;
 use crate::queue::log::Cursors;
+use crate::queue::media::stack::MediaWords;
 use crate::queue::spool::store::StoreWords;
 use std::sync::atomic::AtomicU32;
 
@@ -29,6 +30,8 @@ crate::blank_struct! {
         pub words: Words,
         /// What happened.
         pub counters: Counters,
+        /// Uploads.
+        pub media: MediaWords,
         /// The spool's.
         pub store: StoreWords,
         /// This process's engine, owned by whoever consumes.

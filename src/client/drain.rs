@@ -10,6 +10,7 @@ use super::handle::{CLOSED, Client};
 use super::life::Snapshot;
 use super::open::{OpenError, open_with};
 use crate::delivery::engine::{Engine, Next};
+use crate::delivery::media::Media;
 use crate::platform::clock;
 use crate::platform::identity::Identity;
 use crate::platform::sockets::FileTable;
@@ -74,11 +75,15 @@ fn deliver(
     let generation = client.enter().ok_or_else(|| OpenError::Io("no memory for the queue".into()))?;
     let desk = client.desk(generation);
     let table = Arc::new(FileTable::new());
-    let mut orphans = Orphans::new(Directory::at(dir), Identity::mine(), table);
+    let mut orphans = Orphans::new(Directory::at(dir), Identity::mine(), table.clone());
     orphans.sweep(KEEP_BAD).map_err(|why| io(why.to_string()))?;
     let sink = sink::open(&client.sink, client.sockets.clone()).map_err(OpenError::Config)?;
     let (settings, format) = (client.settings.clone(), client.format.clone());
-    let mut engine = Engine::new(settings, format, sink, Some(orphans), &desk);
+    let to_uploads = settings.media.clone().map(|to| {
+        let sink = sink::open(&client.sink, client.sockets.clone()).map_err(OpenError::Config)?;
+        Ok(Media::new(to, sink, Some((Directory::at(dir), table)), settings.limits))
+    });
+    let mut engine = Engine::new(settings, format, sink, Some(orphans), to_uploads.transpose()?, &desk);
     loop {
         let stats = client.stats();
         let left = until.saturating_duration_since(Instant::now());

@@ -8,6 +8,7 @@
 
 use super::control::Control;
 use crate::delivery::engine::{Desk, Engine, Settings};
+use crate::delivery::media::Media;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_STOP, Words};
 use crate::delivery::{counters, sender};
 use crate::fork::gate;
@@ -62,6 +63,10 @@ pub const DEAD: u32 = 2;
 pub const DISABLED: u32 = 4;
 /// Test switch: the next `enqueue` panics.
 pub const PANIC_IN_ENQUEUE: u32 = 8;
+/// Not every event is kept: [`crate::delivery::rules::sample`] decides, off the common path.
+pub const SAMPLED: u32 = 16;
+/// The flags that only send an event the long way.
+pub const LONG_WAY: u32 = PANIC_IN_ENQUEUE | SAMPLED;
 
 /// How far an event came on the hot path.
 pub enum Fast<'a> {
@@ -86,9 +91,11 @@ pub struct Client {
     pub(super) segment_len: u32,
     pub(super) segments: u32,
     pub(super) max_event: usize,
+    /// Bytes of uploads that may wait.
+    pub(super) media_room: usize,
     pub(super) coarse: bool,
     pub(super) block: Option<Duration>,
-    /// [`CLOSED`], [`DEAD`], [`DISABLED`], [`PANIC_IN_ENQUEUE`]: outside the wiped page, so that children inherit it.
+    /// [`CLOSED`], [`DEAD`], [`DISABLED`], [`LONG_WAY`]: outside the wiped page, so that children inherit it.
     pub(super) flags: AtomicU32,
     /// The opener's world was built: a blank page from now on is a child's.
     pub(super) opened: AtomicBool,
@@ -140,11 +147,17 @@ impl Client {
     #[cold]
     pub fn enqueue(&self, event: &[u8]) -> Status {
         let flags = self.flags.load(Ordering::Relaxed);
-        if flags & !PANIC_IN_ENQUEUE != 0 || event.is_empty() || event.len() > self.max_event {
+        if flags & !LONG_WAY != 0 || event.is_empty() || event.len() > self.max_event {
             return self.refuse(event, flags);
         }
         if flags & PANIC_IN_ENQUEUE != 0 {
             forced_panic();
+        }
+        if self.settings.rules.sample.as_ref().is_some_and(|sample| !sample.keep(event)) {
+            if self.enter().is_some() {
+                counters::add(&self.control().counters.sampled_out, 1);
+            }
+            return Status::Ok;
         }
         let mut blocked = None;
         loop {
@@ -197,8 +210,8 @@ impl Client {
     }
 
     pub(super) fn desk(&self, generation: u64) -> Desk<'_> {
-        let (log, backing) = (self.log(generation), self.backing());
-        Desk { log, backing, words: self.words(), counters: &self.control().counters }
+        let (log, backing, control) = (self.log(generation), self.backing(), self.control());
+        Desk { log, backing, words: self.words(), counters: &control.counters, media: &control.media }
     }
 
     fn backing(&self) -> Backing<'_> {
@@ -288,7 +301,7 @@ impl Client {
             return false;
         }
         clock::nap(Duration::from_micros(500));
-        self.flags.load(Ordering::Relaxed) == 0
+        self.flags.load(Ordering::Relaxed) & !LONG_WAY == 0
     }
 
     /// An event was taken and somebody should look after it. `true`: the consumer had given up on its record,
@@ -314,6 +327,19 @@ impl Client {
     fn must_not_start(&self, log: &Log<'_>) -> bool {
         let (used, of) = log.used();
         self.words().raw.load(Ordering::Relaxed) != 0 && (used * 2 <= of || self.spool.is_some())
+    }
+
+    /// An upload was taken and somebody should look after it.
+    #[cold]
+    pub(super) fn attend_upload(&self) {
+        let words = self.words();
+        match words.state.load(Ordering::SeqCst) {
+            ABSENT if words.raw.load(Ordering::Relaxed) == 0 => {
+                self.start_sender();
+            }
+            ASLEEP => words.wake(),
+            _ => {}
+        }
     }
 
     // ---- this process's world ----
@@ -369,6 +395,7 @@ impl Client {
         self.leave_inherited();
         control.words.reset();
         control.counters.reset();
+        control.media.reset();
         control.engine.abandon();
         control.pid.store(process::pid(), Ordering::Relaxed);
         control.words.raw.store(u32::from(raw), Ordering::Relaxed);
@@ -484,8 +511,11 @@ impl Client {
         if let Some(engine) = self.control().engine.take() {
             return Some(engine);
         }
-        match sink::open(&self.sink, self.sockets.clone()) {
-            Ok(sink) => {
+        let open = || sink::open(&self.sink, self.sockets.clone());
+        let sinks =
+            open().and_then(|sink| Ok((sink, self.settings.media.as_ref().map(|_| open()).transpose()?)));
+        match sinks {
+            Ok((sink, for_uploads)) => {
                 // After a raw clone as little as possible is asked of libc, whose heap may be locked: others adopt.
                 let raw = self.words().raw.load(Ordering::Relaxed) != 0;
                 let orphans = self
@@ -493,8 +523,13 @@ impl Client {
                     .as_ref()
                     .filter(|_| !raw)
                     .map(|spool| Orphans::new(spool.dir.clone(), Identity::mine(), spool.table.clone()));
-                let engine = Engine::new(self.settings.clone(), self.format.clone(), sink, orphans, desk);
-                Some(Box::new(engine))
+                let (settings, format) = (self.settings.clone(), self.format.clone());
+                let dir = self.spool.as_ref().filter(|_| !raw);
+                let media = settings.media.clone().zip(for_uploads).map(|(to, sink)| {
+                    let dir = dir.map(|spool| (spool.dir.clone(), spool.table.clone()));
+                    Media::new(to, sink, dir, settings.limits)
+                });
+                Some(Box::new(Engine::new(settings, format, sink, orphans, media, desk)))
             }
             Err(why) => {
                 say(Level::Error, Reason::Internal, &why);

@@ -5,7 +5,7 @@
 //!   no thread that died or was never made can hang a caller.
 //! - A process that never used the client has nothing to flush, stop or count.
 
-use super::handle::{CLOSED, Client, DEAD, DISABLED, Status};
+use super::handle::{CLOSED, Client, DEAD, DISABLED, LONG_WAY, Status};
 use crate::delivery::engine::Desk;
 use crate::delivery::sender;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
@@ -61,6 +61,11 @@ pub struct Snapshot {
     pub spool_failures: u64,
     pub corrupt: u64,
     pub evicted: u64,
+    pub sampled_out: u64,
+    pub uploads: u64,
+    pub uploaded: u64,
+    pub uploads_failed: u64,
+    pub media_bytes: u64,
 }
 
 impl Client {
@@ -86,7 +91,13 @@ impl Client {
         let target = log.tail();
         let adopts = self.spool.is_some() && words.raw.load(Ordering::Relaxed) == 0;
         let asked = (rescue && adopts && !timeout.is_zero()).then(|| words.ask_rescue());
-        let done = || log.head() >= target && asked.is_none_or(|asked| words.is_rescued(asked));
+        let media = &self.control().media;
+        let uploads = media.pushed.load(Ordering::SeqCst);
+        let done = || {
+            log.head() >= target
+                && media.done.load(Ordering::SeqCst) >= uploads
+                && asked.is_none_or(|asked| words.is_rescued(asked))
+        };
         if done() {
             return Status::Ok;
         }
@@ -186,12 +197,11 @@ impl Client {
             say(Level::Warn, Reason::Spool, &text);
         }
         let left = stats.queue_events.saturating_sub(stats.left_in_spool);
-        if left > 0 {
-            say(
-                Level::Error,
-                Reason::Lost,
-                &format!("{when}, {left} event(s) for {name} were not delivered"),
-            );
+        let uploads = self.control().media.pending();
+        if left > 0 || uploads > 0 {
+            let and = if uploads > 0 { format!(" and {uploads} upload(s)") } else { String::new() };
+            let text = format!("{when}, {left} event(s){and} for {name} were not delivered");
+            say(Level::Error, Reason::Lost, &text);
         }
     }
 
@@ -276,6 +286,11 @@ impl Client {
             spool_failures: self.control().store.failures.load(Ordering::Acquire),
             corrupt: get(&c.corrupt),
             evicted: get(&c.evicted),
+            sampled_out: get(&c.sampled_out),
+            uploads: get(&c.uploads),
+            uploaded: get(&c.uploaded),
+            uploads_failed: get(&c.uploads_failed),
+            media_bytes: get(&self.control().media.bytes),
         }
     }
 
@@ -299,7 +314,7 @@ impl Client {
     fn has_pending(&self) -> bool {
         self.generation().is_some_and(|generation| {
             let log = self.log(generation);
-            log.head() < log.tail()
+            log.head() < log.tail() || self.control().media.pending() > 0
         })
     }
 }
@@ -373,7 +388,7 @@ impl ForkAware for Client {
             let left = deadline.saturating_duration_since(Instant::now());
             self.drain(generation, left, self.patience(), false);
         }
-        if self.flags.load(Ordering::SeqCst) != 0 {
+        if self.flags.load(Ordering::SeqCst) & !LONG_WAY != 0 {
             return;
         }
         if self.spool.is_some() {

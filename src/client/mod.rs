@@ -12,3 +12,4 @@ pub mod drain;
 pub mod handle;
 pub mod life;
 pub mod open;
+pub mod upload;

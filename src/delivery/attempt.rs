@@ -13,7 +13,7 @@ use super::retry::retry_after;
 use crate::format::{Answer, Fate, Outcome, Sent, Verdict};
 use crate::platform::clock;
 use crate::platform::log::{Level, Reason, say};
-use crate::sink::{Request, Response, TransportError, TransportErrorKind};
+use crate::sink::{Method, Request, Response, TransportError, TransportErrorKind};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -87,6 +87,8 @@ impl Engine {
         let deadline = Instant::now() + self.settings.timeout;
         desk.words.busy_since.store(clock::monotonic_ms(), Ordering::SeqCst);
         let outcome = self.sink.send(&Request {
+            method: Method::Post,
+            to: None,
             body,
             content_type: self.format.content_type(),
             content_encoding,
@@ -256,8 +258,7 @@ impl Engine {
     }
 
     fn failed(&mut self, desk: &Desk<'_>, error: &TransportError) {
-        use TransportErrorKind::{Connect, Resolve, Tls};
-        let down = matches!(error.kind, Connect | Resolve | Tls);
+        let down = found_nobody(error);
         desk.words.down.store(u32::from(down), Ordering::SeqCst);
         desk.words.failures.fetch_add(1, Ordering::SeqCst);
         self.unreached = if down { self.unreached.saturating_add(1) } else { 0 };
@@ -268,4 +269,10 @@ impl Engine {
         let text = format!("{}: {}; events are kept and sent again", self.settings.name, error.message);
         say(Level::Warn, Reason::Transport, &text);
     }
+}
+
+/// Whether nobody was there, so that nothing can have arrived.
+pub(super) fn found_nobody(error: &TransportError) -> bool {
+    use TransportErrorKind::{Connect, Resolve, Tls};
+    matches!(error.kind, Connect | Resolve | Tls)
 }

@@ -77,6 +77,9 @@ impl Engine {
         if now >= self.chores.sweep || asked != self.chores.serving {
             self.chores.serving = asked;
             self.chores.searching = true;
+            if let Some(media) = &mut self.media {
+                media.look_again();
+            }
             let jitter = entropy::random_u64() % SWEEP_MS.1;
             self.chores.sweep = now + Duration::from_millis(SWEEP_MS.0 + jitter);
             let age = self.settings.spool.max_age;

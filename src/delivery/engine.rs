@@ -10,13 +10,16 @@ use super::compress::Encoding;
 use super::counters::{Counters, add};
 use super::dead_letter::DeadLetter;
 use super::lane::{Lane, Source};
+use super::media::{Media, MediaSettings};
 use super::retry::{Backoff, Limits};
+use super::rules::Rules;
 use super::words::Words;
 use crate::format::{Format, Invalid, Stamp};
 use crate::platform::log::{Level, Reason, say};
 use crate::platform::{clock, entropy, process};
 use crate::queue::backing::Backing;
 use crate::queue::log::{Log, Seen};
+use crate::queue::media::stack::MediaWords;
 use crate::queue::record::{self, Position, split};
 use crate::queue::segment::Fields;
 use crate::queue::spool::orphans::Orphans;
@@ -57,8 +60,12 @@ pub struct Settings {
     pub headers: Vec<(String, String)>,
     /// Where refused events are written to.
     pub dead_letter: Option<DeadLetter>,
+    /// What is done to each event.
+    pub rules: Rules,
     /// How the spool is looked after.
     pub spool: SpoolSettings,
+    /// Where uploads go, if they go anywhere.
+    pub media: Option<MediaSettings>,
     /// The endpoint's name for logs, without credentials.
     pub name: String,
     /// Test switch: panic at the first attempt.
@@ -89,6 +96,8 @@ pub struct Desk<'a> {
     pub words: &'a Words,
     /// The counters.
     pub counters: &'a Counters,
+    /// The uploads.
+    pub media: &'a MediaWords,
 }
 
 /// A record, wherever it lay.
@@ -122,6 +131,10 @@ pub struct Engine {
     pub(super) current: Source,
     pub(super) orphans: Option<Orphans>,
     pub(super) chores: Chores,
+    /// Uploads, if this destination takes any.
+    pub(super) media: Option<Media>,
+    /// The last request was an upload's.
+    uploaded_last: bool,
     /// Events read from the log in this generation.
     pub(super) seen: u64,
     pub(super) backoff: Backoff,
@@ -147,6 +160,7 @@ impl Engine {
         format: Arc<dyn Format>,
         sink: Box<dyn Sink>,
         orphans: Option<Orphans>,
+        media: Option<Media>,
         desk: &Desk<'_>,
     ) -> Engine {
         let recovered = desk.counters.recovered.load(Ordering::Acquire);
@@ -157,6 +171,8 @@ impl Engine {
             current: Source::Orphans,
             orphans,
             chores: Chores::new(),
+            media,
+            uploaded_last: false,
             seen: desk.counters.settled().saturating_sub(recovered),
             settings,
             format,
@@ -200,6 +216,14 @@ impl Engine {
     /// Close kept connections.
     pub fn rest(&mut self) {
         self.sink.close_idle();
+        if let Some(media) = &mut self.media {
+            media.rest();
+        }
+    }
+
+    /// Uploads written to the spool's directory that it knows of.
+    pub fn written_seen(&self) -> u64 {
+        self.media.as_ref().map_or(0, Media::written_seen)
     }
 
     /// Whom producers should wake a sleeping sender for: the event that fills the batch, or none while it
@@ -219,6 +243,27 @@ impl Engine {
     pub fn poll(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>) -> Next {
         let now = Instant::now();
         self.do_chores(desk, now);
+        let uploads = self.prepare_uploads(desk, now);
+        if uploads == Next::Again && !std::mem::replace(&mut self.uploaded_last, true) {
+            self.upload(desk, cap);
+            return Next::Again;
+        }
+        self.uploaded_last = false;
+        let events = self.poll_events(desk, urgent, cap, now);
+        match (events, uploads) {
+            (Next::Again, _) | (_, Next::Again) => Next::Again,
+            (Next::At(one), Next::At(other)) => Next::At(one.min(other)),
+            (Next::At(at), Next::Idle) | (Next::Idle, Next::At(at)) => Next::At(at),
+            (Next::Idle, Next::Idle) => Next::Idle,
+        }
+    }
+
+    fn prepare_uploads(&mut self, desk: &Desk<'_>, now: Instant) -> Next {
+        let flushes = desk.words.flushes.load(Ordering::Acquire);
+        self.media.as_mut().map_or(Next::Idle, |media| media.prepare(desk.media, flushes, now))
+    }
+
+    fn poll_events(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>, now: Instant) -> Next {
         let own = self.prepare_own(desk, urgent, now);
         let orphaned = self.prepare_orphaned(desk);
         self.current = match (own, orphaned) {
@@ -271,7 +316,7 @@ impl Engine {
         }
         add(&desk.counters.corrupt, orphans.take_corrupt() as usize);
         let ready = !self.orphaned.batch.is_empty();
-        if !ready && orphans.is_idle() {
+        if !ready && orphans.is_idle() && self.media.as_ref().is_none_or(Media::is_idle) {
             self.chores.rescued(desk);
         }
         self.orphans = Some(orphans);
@@ -358,9 +403,18 @@ impl Engine {
         let id = record::event_id(fields.time_ns, fields.nonce, fields.position);
         let stamp = Stamp { id: &id, time_ns: fields.time_ns, pid, generation: fields.nonce };
         let limit = self.body_limit();
+        let rules = &self.settings.rules;
+        let allowed = match rules.redact(&*self.format, body) {
+            Ok(allowed) => allowed,
+            Err(why) => {
+                self.drop_invalid(desk, source, why, body, None);
+                return true;
+            }
+        };
+        let whole = rules.add_context(&*self.format, &allowed, &stamp);
         let lane = if source == Source::Own { &mut self.own } else { &mut self.orphaned };
         let start = lane.batch.text().len();
-        let taken = match self.format.event(lane.batch.text(), body, &stamp) {
+        let taken = match self.format.event(lane.batch.text(), &whole, &stamp) {
             Ok(taken) if lane.batch.text().len() - start > self.format.limits(taken.kind).event => {
                 Err(Invalid("larger than the collector takes"))
             }
@@ -370,7 +424,7 @@ impl Engine {
             Ok(taken) => taken,
             Err(why) => {
                 lane.batch.take_back(start);
-                self.drop_invalid(desk, source, why, body);
+                self.drop_invalid(desk, source, why, body, Some(&allowed));
                 return true;
             }
         };
@@ -385,12 +439,20 @@ impl Engine {
         true
     }
 
-    fn drop_invalid(&mut self, desk: &Desk<'_>, source: Source, why: Invalid, body: &[u8]) {
+    /// `shown`: what of it may be kept.
+    fn drop_invalid(
+        &mut self,
+        desk: &Desk<'_>,
+        source: Source,
+        why: Invalid,
+        body: &[u8],
+        shown: Option<&[u8]>,
+    ) {
         self.count_read(desk, source, body);
         add(&desk.counters.invalid, 1);
         say(Level::Warn, Reason::Invalid, &format!("an event was dropped: {}", why.0));
         if let Some(file) = &self.settings.dead_letter {
-            file.invalid(&self.settings.name, why.0, body);
+            file.invalid(&self.settings.name, why.0, shown);
         }
     }
 

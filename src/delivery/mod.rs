@@ -27,7 +27,11 @@ pub mod engine;
 #[cfg(not(loom))]
 pub mod lane;
 #[cfg(not(loom))]
+pub mod media;
+#[cfg(not(loom))]
 pub mod retry;
+#[cfg(not(loom))]
+pub mod rules;
 #[cfg(not(loom))]
 pub mod sender;
 pub mod words;

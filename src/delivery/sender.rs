@@ -86,11 +86,12 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
         };
         let bound = engine.next_chore().map_or(bound, |at| bound.min(at.saturating_duration_since(now)));
         let (count, at) = engine.attention(&desk.log);
-        let (read, held) = (engine.read(), engine.has_hole());
+        let (read, held, written) = (engine.read(), engine.has_hole(), engine.written_seen());
         words.sleep(&desk.log, (count, at), bound.max(Duration::from_micros(100)), || {
             // Between the look at the log and the sleep: a wish, a flush, a full batch, or (when idle) an event.
             words.wish.load(Ordering::SeqCst) != 0
                 || flush_words(words) != flushes
+                || desk.media.waits(written)
                 || (!held && (desk.log.accepted() >= count || desk.log.tail() > at))
                 || (next == Next::Idle && desk.log.tail() != read)
         });
@@ -119,7 +120,7 @@ pub fn live(
         let Some(mut engine) = engine else { break };
         desk.log.set_attention(u64::MAX, Position::MAX);
         let end = work(&mut engine, desk, idle, tick);
-        let read = engine.read();
+        let (read, written) = (engine.read(), engine.written_seen());
         if end == End::Stop {
             engine.close(desk);
             break;
@@ -130,6 +131,12 @@ pub fn live(
         give_back(engine);
         words.leave_consumer();
         if words.resign(&desk.log, read) {
+            // The same as with the log: an upload that found a sender there is not left behind.
+            if desk.media.waits(written) && words.claim_start() {
+                words.begin();
+                desk.log.set_attention(u64::MAX, Position::MAX);
+                continue;
+            }
             words.tell();
             return;
         }

@@ -19,6 +19,7 @@ mod logger;
 use crate::client::handle::{Client, Fast, Status};
 use crate::client::life::Snapshot;
 use crate::client::open::{OpenError, open};
+use crate::client::upload::ID_LEN;
 use crate::platform::thread::uncancelled;
 use crate::queue::log::Appended;
 use std::ffi::{CStr, c_char, c_void};
@@ -59,7 +60,7 @@ pub const TELEMETRY_INTERNAL: telemetry_status = 7;
 /// expired + queue_events.
 #[repr(C)]
 pub struct telemetry_stats_t {
-    /// Events for which telemetry_enqueue returned TELEMETRY_OK.
+    /// Events that telemetry_enqueue took.
     pub accepted: u64,
     /// Events the collector took.
     pub delivered: u64,
@@ -105,6 +106,16 @@ pub struct telemetry_stats_t {
     pub corrupt: u64,
     /// Events that made room for newer ones (`spool_evict`); they are in `expired` too.
     pub evicted: u64,
+    /// Times telemetry_enqueue returned TELEMETRY_OK for an event that `sample` left out; not in `accepted`.
+    pub sampled_out: u64,
+    /// Uploads that telemetry_upload took.
+    pub uploads: u64,
+    /// Uploads that this process delivered; with a spool other processes' too.
+    pub uploaded: u64,
+    /// Uploads that this process gave up.
+    pub uploads_failed: u64,
+    /// Bytes of uploads that wait in this process's memory.
+    pub media_bytes: u64,
 }
 
 /// Run `body`, catching panics; cancellation of the thread is held back meanwhile.
@@ -185,7 +196,7 @@ pub unsafe extern "C-unwind" fn telemetry_open(
 
 /// Takes one event: `len` bytes at `event`, one JSON object in UTF-8 (other formats say otherwise). The bytes
 /// are copied; the caller keeps its buffer. That it is JSON is checked later, on the sender's thread, and a
-/// bad one is counted in `invalid`.
+/// bad one is counted in `invalid`. One that `sample` leaves out is TELEMETRY_OK as well, and counted in `sampled_out`.
 ///
 /// With `spool_dir`, once TELEMETRY_OK is returned the event outlives the process, whatever ends it.
 ///
@@ -338,7 +349,73 @@ fn stats_of(s: Snapshot) -> telemetry_stats_t {
         spool_failures: s.spool_failures,
         corrupt: s.corrupt,
         evicted: s.evicted,
+        sampled_out: s.sampled_out,
+        uploads: s.uploads,
+        uploaded: s.uploaded,
+        uploads_failed: s.uploads_failed,
+        media_bytes: s.media_bytes,
     }
+}
+
+/// Takes one upload for Langfuse: `len` bytes at `data`, or, with `data` NULL and `len` 0, the regular file that
+/// `meta_json` names in "file". The bytes are copied before it returns, on the caller's thread, into memory of their own
+/// (never into the queue of events; forked children have no copy) or, with `spool_dir`, into a file there, which outlives
+/// the process. What waits together is bounded by `media_max_bytes`.
+///
+/// `meta_json` is one JSON object: "contentType", "field" ("input", "output" or "metadata") and "traceId", if need be with
+/// "observationId"; or "field" ("input", "expectedOutput" or "metadata"), "datasetId" and "datasetItemId".
+///
+/// On success the id of the content, 22 characters and a NUL, is written to `id_out` (`id_cap` is at least 23; NULL and 0 if
+/// it is not wanted), so that a reference to it can be embedded at once. Delivery, retries included, is the sender's; flush
+/// and shutdown wait for it. Thread-safe; works in forked children at once. Errors: TELEMETRY_INVALID
+/// (telemetry_last_error says what is allowed), TELEMETRY_TOO_LARGE, TELEMETRY_FULL, TELEMETRY_CLOSED, TELEMETRY_IO.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn telemetry_upload(
+    t: *mut telemetry,
+    meta_json: *const c_char,
+    data: *const c_void,
+    len: usize,
+    id_out: *mut c_char,
+    id_cap: usize,
+) -> telemetry_status {
+    let Some(client) = client_of(t) else { return TELEMETRY_INVALID };
+    guard(Some(client), TELEMETRY_INTERNAL, || {
+        if meta_json.is_null() {
+            return error::fail(TELEMETRY_INVALID, "the meta (second argument) is NULL");
+        }
+        let wanted = !id_out.is_null();
+        if wanted && id_cap <= ID_LEN || !wanted && id_cap > 0 {
+            return error::fail(
+                TELEMETRY_INVALID,
+                "id_out needs room for 23 bytes; allowed: at least that, or NULL and 0",
+            );
+        }
+        if data.is_null() && len > 0 || len > isize::MAX as usize {
+            return error::fail(
+                TELEMETRY_INVALID,
+                "data is NULL or len too large; allowed: len bytes, or NULL and 0 with a file",
+            );
+        }
+        // SAFETY: by contract a NUL-terminated string.
+        let Ok(meta) = unsafe { CStr::from_ptr(meta_json) }.to_str() else {
+            return error::fail(TELEMETRY_INVALID, "the meta is not valid UTF-8");
+        };
+        // SAFETY: by contract `len` readable bytes.
+        let data = (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) });
+        match client.upload(meta, data) {
+            Ok(id) => {
+                if wanted {
+                    // SAFETY: `id_cap`, which is more than the id's length, writable bytes by contract.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(id.as_ptr().cast(), id_out, ID_LEN);
+                        *id_out.add(ID_LEN) = 0;
+                    }
+                }
+                TELEMETRY_OK
+            }
+            Err(refused) => error::fail(refused.status as telemetry_status, &refused.why),
+        }
+    })
 }
 
 /// The name of a status, static and never NULL: "TELEMETRY_FULL: the queue is full".

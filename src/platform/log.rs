@@ -51,8 +51,10 @@ pub enum Reason {
     Spool,
     /// A refused event could not be written to its file.
     DeadLetter,
+    /// An upload was given up.
+    Upload,
 }
-const REASONS: usize = 13;
+const REASONS: usize = 14;
 const MINUTE_NS: u64 = 60_000_000_000;
 
 /// The host's logger: level, NUL-terminated text, the host's own pointer.

@@ -70,6 +70,14 @@ impl Mapping {
         wipe_on_fork(self.addr, self.len)
     }
 
+    /// Take back what was given away.
+    ///
+    /// # Safety
+    /// `addr` is from [`Mapping::leak`] of a mapping that was made with this `len`, or longer; nobody else has it.
+    pub unsafe fn from_leaked(addr: usize, len: usize) -> Mapping {
+        Mapping { addr, len: len.max(1).div_ceil(PAGE) * PAGE }
+    }
+
     /// Keep the mapping for the rest of the process's life and give its address.
     pub fn leak(self) -> usize {
         let addr = self.addr;

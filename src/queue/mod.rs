@@ -29,6 +29,8 @@
 pub mod backing;
 pub mod log;
 #[cfg(not(loom))]
+pub mod media;
+#[cfg(not(loom))]
 pub mod memory;
 pub mod record;
 pub mod segment;

@@ -1,4 +1,4 @@
-//! The HTTP sink: one destination, one kept connection; http, https, and http over a unix socket.
+//! The HTTP sink: one destination; http, https, and http over a unix socket. An upload may have another one.
 //!
 //! Invariants:
 //! - The deadline of the request bounds everything: name, connection, TLS, sending, the last byte of the answer.
@@ -8,6 +8,8 @@
 //!   One exception: a server that refuses our certificate says so late in TLS 1.3; that is `Tls`.
 //! - A redirect is followed (three times at most) to the same origin, or from http to https of the same host;
 //!   method, body and headers stay as they are, whatever the status. Any other 3xx is the answer.
+//! - A connection is kept for each of the last [`KEPT`] origins. Another origin than the sink's own sees
+//!   neither its user information nor its client certificate, and nothing is followed from there to us.
 //! - No error text contains user information, a query or a header's value.
 //!
 //! Why not a ready-made client: ureq 3.5 (tried first) forces a process-wide `LazyLock` in each request, which
@@ -15,6 +17,7 @@
 //! comes while the request is still being sent, which is how a too large batch is refused.
 #![forbid(unsafe_code)]
 
+use super::dial::{self, Memory};
 use super::http1;
 use super::proxy::Proxy;
 use super::resolve::Names;
@@ -34,12 +37,28 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const REDIRECTS: usize = 3;
+/// Our own origin, and the one that uploads go to.
+const KEPT: usize = 2;
 /// A body up to this size is copied behind the head, so that the request leaves in one packet train.
 const COPY_MAX: usize = 16 * 1024;
 
 enum Lookup {
     Builtin(Box<Names>),
     System(fn(&str, u16) -> io::Result<Vec<SocketAddr>>),
+}
+
+/// Where a request goes.
+#[derive(Clone)]
+struct Target {
+    url: Url,
+    /// The sink's own origin, or one that it redirects to: to be trusted with what is ours.
+    own: bool,
+}
+
+impl Target {
+    fn same_origin(&self, other: &Target) -> bool {
+        self.own == other.own && self.url.same_origin(&other.url)
+    }
 }
 
 /// See the module's text.
@@ -50,11 +69,14 @@ pub struct HttpSink {
     lookup: Lookup,
     tls_files: TlsFiles,
     tls: Option<Arc<ClientConfig>>,
+    /// For other origins: without the client's certificate.
+    foreign_tls: Option<Arc<ClientConfig>>,
     user_agent: String,
     limit: usize,
     table: Arc<SocketTable>,
-    kept: Option<(Wire, Url)>,
-    last_good: Option<SocketAddr>,
+    /// The last used stands last.
+    kept: Vec<(Wire, Target)>,
+    memory: Memory,
 }
 
 fn error(kind: TransportErrorKind, url: &Url, doing: &str, fail: &dyn std::fmt::Display) -> TransportError {
@@ -92,11 +114,12 @@ impl HttpSink {
             lookup,
             tls_files: config.tls.clone(),
             tls,
+            foreign_tls: None,
             user_agent: config.user_agent.clone(),
             limit: config.max_response_bytes,
             table,
-            kept: None,
-            last_good: None,
+            kept: Vec::new(),
+            memory: Memory::default(),
         })
     }
 
@@ -104,7 +127,8 @@ impl HttpSink {
         let given = |name: &str| request.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
         let mut head =
             Vec::with_capacity(512 + if request.body.len() <= COPY_MAX { request.body.len() } else { 0 });
-        head.extend_from_slice(b"POST ");
+        head.extend_from_slice(request.method.name().as_bytes());
+        head.push(b' ');
         let proxy = self.proxy.as_ref().filter(|_| !url.tls);
         if proxy.is_some() {
             head.extend_from_slice(format!("http://{}", url.authority()).as_bytes());
@@ -144,8 +168,9 @@ impl HttpSink {
     }
 
     /// One request and its answer, on the kept connection or a fresh one.
-    fn exchange(&mut self, url: &Url, request: &Request<'_>) -> Result<Response, TransportError> {
+    fn exchange(&mut self, to: &Target, request: &Request<'_>) -> Result<Response, TransportError> {
         use TransportErrorKind::{Lost, Tls};
+        let url = &to.url;
         let mut head = self.head(url, request);
         let mut body = request.body;
         if body.len() <= COPY_MAX {
@@ -153,15 +178,16 @@ impl HttpSink {
             body = &[];
         }
         let mut sent_before = false;
-        if let Some((mut wire, origin)) = self.kept.take() {
-            if origin.same_origin(url) && wire.is_quiet() {
+        let kept = self.kept.iter().position(|(_, origin)| origin.same_origin(to));
+        if let Some((mut wire, _)) = kept.map(|i| self.kept.remove(i)) {
+            if wire.is_quiet() {
                 let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
                 match talk.run(&head, body).and_then(|done| self.uncut(&talk, done)) {
-                    Ok(done) => return Ok(self.finish(wire, url, done)),
+                    Ok(done) => return Ok(self.finish(wire, to, done)),
                     Err(fail) => {
                         let stale = !talk.answered && matches!(fail, Fail::Closed | Fail::Io(_) | Fail::Gone);
                         if !stale || self.table.is_cut() {
-                            let fail = if self.table.is_cut() { Fail::Cut } else { fail };
+                            let fail = self.disappointed(&wire, fail);
                             return Err(error(Lost, url, "on a kept connection", &fail));
                         }
                         sent_before = talk.sent;
@@ -171,19 +197,18 @@ impl HttpSink {
                 wire.close();
             }
         }
-        let mut wire = self.connect(url, request.deadline).map_err(|e| {
+        let mut wire = self.connect(to, request.deadline).map_err(|e| {
             // The old connection may have carried the request all the same.
             if sent_before { TransportError { kind: Lost, ..e } } else { e }
         })?;
         let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
         match talk.run(&head, body).and_then(|done| self.uncut(&talk, done)) {
-            Ok(done) => Ok(self.finish(wire, url, done)),
+            Ok(done) => Ok(self.finish(wire, to, done)),
             Err(fail) => {
-                let cut = self.table.is_cut();
-                let refused = !cut && !sent_before && fail.is_refused_certificate();
-                let kind = if refused { Tls } else { Lost };
                 let doing = if talk.answered { "reading the answer" } else { "waiting for an answer" };
-                let fail = if cut { Fail::Cut } else { fail };
+                let fail = self.disappointed(&wire, fail);
+                let refused = !sent_before && fail.is_refused_certificate();
+                let kind = if refused { Tls } else { Lost };
                 Err(error(kind, url, doing, &fail))
             }
         }
@@ -194,9 +219,22 @@ impl HttpSink {
         if talk.ended_by_close && self.table.is_cut() { Err(Fail::Cut) } else { Ok(done) }
     }
 
-    fn finish(&mut self, wire: Wire, url: &Url, (response, reusable): (Response, bool)) -> Response {
+    /// What ended an exchange without an answer; the other addresses of the host come first then.
+    fn disappointed(&mut self, wire: &Wire, fail: Fail) -> Fail {
+        if self.table.is_cut() {
+            return Fail::Cut;
+        }
+        wire.peer.inspect(|address| self.memory.disappointed(*address));
+        fail
+    }
+
+    fn finish(&mut self, wire: Wire, to: &Target, (response, reusable): (Response, bool)) -> Response {
+        wire.peer.inspect(|address| self.memory.answered(*address));
         if reusable {
-            self.kept = Some((wire, url.clone()));
+            if self.kept.len() >= KEPT {
+                self.kept.remove(0).0.close();
+            }
+            self.kept.push((wire, to.clone()));
         } else {
             wire.close();
         }
@@ -204,9 +242,10 @@ impl HttpSink {
     }
 
     /// A new connection, ready for the request.
-    fn connect(&mut self, url: &Url, deadline: Instant) -> Result<Wire, TransportError> {
-        use TransportErrorKind::{Connect, Local, Tls};
-        if let Some(path) = &self.unix {
+    fn connect(&mut self, to: &Target, deadline: Instant) -> Result<Wire, TransportError> {
+        use TransportErrorKind::{Connect, Tls};
+        let url = &to.url;
+        if let Some(path) = self.unix.as_ref().filter(|_| to.own) {
             let failed =
                 |fail: Fail| TransportError { kind: Connect, message: format!("{}: {fail}", path.display()) };
             let to = SockAddr::unix(path).map_err(|e| failed(e.into()))?;
@@ -220,22 +259,39 @@ impl HttpSink {
             return Ok(wire);
         }
         if let Some(proxy) = &hop {
-            tunnel(&mut wire, proxy, url, &self.user_agent, deadline)
-                .map_err(|fail| error(Connect, url, &format!("through the proxy {proxy}"), &fail))?;
+            tunnel(&mut wire, proxy, url, &self.user_agent, deadline).map_err(|fail| {
+                let fail = self.disappointed(&wire, fail);
+                error(Connect, url, &format!("through the proxy {proxy}"), &fail)
+            })?;
         }
-        let config = match &self.tls {
-            Some(config) => Arc::clone(config),
-            None => {
-                let config = tls::config(&self.tls_files).map_err(|e| error(Local, url, "TLS", &e))?;
-                Arc::clone(self.tls.insert(config))
-            }
-        };
+        let config = self.tls_config(to)?;
         let name = server_name(url).map_err(|e| error(Tls, url, "TLS", &e))?;
         wire.start_tls(config, name, deadline).map_err(|fail| {
-            let fail = if self.table.is_cut() { Fail::Cut } else { fail };
+            let fail = self.disappointed(&wire, fail);
             error(Tls, url, "TLS handshake", &fail)
         })?;
         Ok(wire)
+    }
+
+    /// The settings of TLS with this target, made when they are first wanted.
+    fn tls_config(&mut self, to: &Target) -> Result<Arc<ClientConfig>, TransportError> {
+        let place = if to.own { &mut self.tls } else { &mut self.foreign_tls };
+        if let Some(config) = place {
+            return Ok(Arc::clone(config));
+        }
+        let client_pem = self.tls_files.client_pem.clone().filter(|_| to.own);
+        let files = TlsFiles { client_pem, ca_pem: self.tls_files.ca_pem.clone() };
+        let config = tls::config(&files).map_err(|e| error(TransportErrorKind::Local, &to.url, "TLS", &e))?;
+        Ok(Arc::clone(place.insert(config)))
+    }
+
+    /// Where a request wants to go first.
+    fn target(&self, request: &Request<'_>) -> Target {
+        let Some(to) = request.to else { return Target { url: self.url.clone(), own: true } };
+        let own = to.same_origin(&self.url);
+        // What is written into another origin's URL is none of our credentials; who wants it sent gives a header.
+        let userinfo = to.userinfo.as_ref().or(self.url.userinfo.as_ref()).filter(|_| own).cloned();
+        Target { url: Url { userinfo, ..to.clone() }, own }
     }
 
     /// Connect to one of the addresses of a host.
@@ -245,47 +301,26 @@ impl HttpSink {
             Lookup::Builtin(names) => names.lookup(&url.host, url.port, deadline),
             Lookup::System(f) => f(&url.host, url.port).map_err(Fail::Io),
         };
-        let mut addresses = found.map_err(|fail| error(Resolve, url, "looking up the host", &fail))?;
-        if let Some(good) = self.last_good
-            && let Some(i) = addresses.iter().position(|a| *a == good)
-        {
-            addresses[..=i].rotate_right(1);
+        let addresses = found.map_err(|fail| error(Resolve, url, "looking up the host", &fail))?;
+        if addresses.is_empty() {
+            return Err(error(Resolve, url, "looking up the host", &"no address"));
         }
-        let mut last = error(Resolve, url, "looking up the host", &"no address");
-        let count = addresses.len() as u32;
-        for (i, address) in addresses.into_iter().enumerate() {
-            let until = Instant::now() + left(deadline) / (count - i as u32);
-            let attempt = || -> Result<Socket, Fail> {
-                let socket = Socket::open(&self.table, Domain::for_address(address), Type::STREAM)?;
-                socket.set_nodelay()?;
-                socket.connect(&address.into(), until)?;
-                Ok(socket)
-            };
-            match attempt() {
-                Ok(socket) => {
-                    self.last_good = Some(address);
-                    return Ok(Wire::plain(socket));
-                }
-                Err(fail) => {
-                    let over = matches!(fail, Fail::Cut);
-                    last = error(Connect, url, &format!("connecting to {address}"), &fail);
-                    if over {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(last)
+        let (socket, address) = dial::race(&self.table, &self.memory.order(addresses), deadline)
+            .map_err(|failed| error(Connect, url, "connecting", &failed))?;
+        let mut wire = Wire::plain(socket);
+        wire.peer = Some(address);
+        Ok(wire)
     }
 
     /// Where to go next, if the answer is a redirect we follow.
-    fn redirect(&self, from: &Url, response: &Response) -> Option<Url> {
+    fn redirect(&self, Target { url: from, own }: &Target, response: &Response) -> Option<Target> {
         if !matches!(response.status, 301 | 302 | 303 | 307 | 308) {
             return None;
         }
         let to = from.join(response.header("location")?).ok()?;
-        let upgraded = self.unix.is_none() && !from.tls && to.tls && from.host == to.host;
-        (to.same_origin(from) || upgraded).then_some(to)
+        let by_name = self.unix.is_none() || !own;
+        let upgraded = by_name && !from.tls && to.tls && from.host == to.host;
+        (to.same_origin(from) || upgraded).then_some(Target { url: to, own: *own })
     }
 }
 
@@ -300,21 +335,21 @@ impl Sink for HttpSink {
         }
         if self.table.is_cut() || left(request.deadline).is_zero() {
             let why = if self.table.is_cut() { Fail::Cut } else { Fail::Timeout };
-            return Err(local(format!("{}: not begun: {why}", self.url)));
+            return Err(local(format!("{}: not begun: {why}", request.to.unwrap_or(&self.url))));
         }
-        let mut url = self.url.clone();
+        let mut to = self.target(request);
         for _ in 0..REDIRECTS {
-            let response = self.exchange(&url, request)?;
-            match self.redirect(&url, &response) {
-                Some(next) => url = next,
+            let response = self.exchange(&to, request)?;
+            match self.redirect(&to, &response) {
+                Some(next) => to = next,
                 None => return Ok(response),
             }
         }
-        self.exchange(&url, request)
+        self.exchange(&to, request)
     }
 
     fn close_idle(&mut self) {
-        if let Some((wire, _)) = self.kept.take() {
+        for (wire, _) in self.kept.drain(..) {
             wire.close();
         }
     }

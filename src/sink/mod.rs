@@ -11,10 +11,11 @@
 //!   nothing calls libc's.
 //!
 //! Layout: [`endpoint`], [`url`] and [`proxy`] are addresses, [`http`] is the sink over TCP and unix sockets, [`talk`]
-//! one request on a connection, [`transport`] the connection, [`http1`] the bytes, [`tls`] the settings;
+//! one request on a connection, [`dial`] makes a connection, [`transport`] is one, [`http1`] the bytes, [`tls`] the settings;
 //! [`resolve`] and [`dns`] find addresses of hosts; [`mod@file`] appends.
 #![forbid(unsafe_code)]
 
+pub mod dial;
 pub mod dns;
 pub mod endpoint;
 pub mod file;
@@ -35,6 +36,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
+pub use url::Url;
 
 /// What is read of an answer by default.
 pub const MAX_RESPONSE_BYTES: usize = 4 << 20;
@@ -108,8 +110,37 @@ pub fn open(config: &SinkConfig, sockets: Arc<SocketTable>) -> Result<Box<dyn Si
     })
 }
 
-/// One attempt to deliver a batch.
+/// The method of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Method {
+    /// Events, and all else that has no reason to be something other.
+    #[default]
+    Post,
+    /// The bytes of an upload.
+    Put,
+    /// A change of what is there already.
+    Patch,
+}
+
+impl Method {
+    /// As it stands in the request line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Patch => "PATCH",
+        }
+    }
+}
+
+/// One attempt to deliver a batch, or a step of an upload.
 pub struct Request<'a> {
+    /// The same on a redirect, whatever its status.
+    pub method: Method,
+    /// Somewhere else than the sink's own URL. To its own origin the request goes as if it were the sink's own;
+    /// to another one it takes nothing of ours along but what stands in this struct: no user information, no
+    /// client certificate.
+    pub to: Option<&'a Url>,
     /// The body as it goes over the wire, already compressed when `content_encoding` is set.
     pub body: &'a [u8],
     /// Value of `Content-Type`.

@@ -64,8 +64,16 @@ pub fn body(format: &Otlp, events: &[&[u8]]) -> Vec<u8> {
     let kind = kinds[0];
     assert!(kinds.iter().all(|k| *k == kind));
     let bytes = texts.iter().map(Vec::len).sum();
-    let envelope =
-        Envelope { kind, events: events.len(), bytes, id: "", created_ns: 0, now_ns: 0, attempt: 1 };
+    let envelope = Envelope {
+        kind,
+        events: events.len(),
+        bytes,
+        id: "",
+        first: ID,
+        created_ns: 0,
+        now_ns: 0,
+        attempt: 1,
+    };
     let mut body = Vec::new();
     format.open(&mut body, &envelope);
     body.extend_from_slice(&texts.join(format.between()));

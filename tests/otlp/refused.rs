@@ -1,6 +1,6 @@
 //! What is no event, and what would make a receiver refuse its whole request.
 
-use super::kit::{BOTH, Logs, event, refusal, request};
+use super::kit::{BOTH, Logs, Traces, event, refusal, request};
 use prost::Message;
 use telemetry::format::otlp::{Encoding, Otlp, Signal};
 
@@ -100,25 +100,108 @@ fn what_is_no_span() {
 
 #[test]
 fn bytes_that_are_no_request() {
-    let good = b"\x0a\x02\x12\x00".to_vec();
+    // One span without a field.
+    let good = b"\x0a\x04\x12\x02\x12\x00".to_vec();
     let format = Otlp::new(Signal::Traces, Encoding::Protobuf, &[]);
     assert_eq!(event(&format, &good).unwrap(), (good.clone(), 1));
     for bad in [
         &b"\x0a"[..],
         b"\x0a\x00",
-        b"\x0a\x03\x12\x00",
-        b"\x0a\x01\x12\x00",
-        b"\x0a\x02\x12\x00\x0a",
-        b"\x0a\x02\x12\x00\x12\x00",
-        b"\x12\x02\x12\x00",
+        b"\x0a\x02\x12\x00",
+        b"\x0a\x05\x12\x02\x12\x00",
+        b"\x0a\x03\x12\x02\x12\x00",
+        b"\x0a\x04\x12\x02\x12\x00\x0a",
+        b"\x0a\x04\x12\x02\x12\x00\x12\x00",
+        b"\x12\x04\x12\x02\x12\x00",
         b"\x08\x12",
-        b"\x0a\x82\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x12\x00",
+        b"\x0a\x84\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x12\x02\x12\x00",
         b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12\x00",
     ] {
         assert!(event(&format, bad).is_err(), "{bad:?}");
     }
     let json = Otlp::new(Signal::Traces, Encoding::Json, &[]);
     assert!(event(&json, &good).unwrap_err().0.contains("encoding json"));
+}
+
+/// A serialized request with one span of those bytes.
+fn with_span(span: &[u8]) -> Vec<u8> {
+    let within = |number: u8, bytes: &[u8]| {
+        let mut out = vec![number << 3 | 2];
+        prost::encode_length_delimiter(bytes.len(), &mut out).unwrap();
+        out.extend_from_slice(bytes);
+        out
+    };
+    within(1, &within(2, &within(2, span)))
+}
+
+#[test]
+fn damage_within_a_serialized_request() {
+    let format = Otlp::new(Signal::Traces, Encoding::Protobuf, &[]);
+    let why = |span: &[u8]| match event(&format, &with_span(span)) {
+        Ok(_) => "",
+        Err(why) => why.0,
+    };
+    for good in [
+        &b"\x2a\x01n"[..],
+        b"\x30\x02",
+        b"\x39AAAAAAAA",
+        b"\x85\x01AAAA",
+        b"\x12\x08AAAAAAAA",
+        b"\x12\x00",
+        b"\x4a\x08\x0a\x01k\x12\x03\x0a\x01v",
+        // Fields that nobody knows yet, of each wire type.
+        b"\xf8\x06\x01\xf9\x06AAAAAAAA\xfa\x06\x01\xff\xfd\x06AAAA",
+    ] {
+        assert_eq!(why(good), "", "{good:?}");
+    }
+    for (bad, said) in [
+        (&b"\x2a\x02n"[..], "damaged"),
+        (b"\x2a", "damaged"),
+        (b"\x28\x01", "damaged"),
+        (b"\x39AAAAAAA", "damaged"),
+        (b"\x85\x01AAA", "damaged"),
+        (b"\x02\x00", "damaged"),
+        (b"\x2b\x2c", "damaged"),
+        (b"\x4a\x03\x0a\x02k", "damaged"),
+        (b"\x2a\x01\xff", "UTF-8"),
+        (b"\x12\x07AAAAAAA", "bytes"),
+        (b"\x0a\x08AAAAAAAA", "bytes"),
+    ] {
+        assert!(why(bad).contains(said) && !why(bad).is_empty(), "{bad:?}: {}", why(bad));
+    }
+}
+
+#[test]
+fn a_serialized_request_may_be_as_deep_as_decoders_go() {
+    let format = Otlp::new(Signal::Traces, Encoding::Protobuf, &[]);
+    let mut taken = 0;
+    for depth in 1..200 {
+        // An attribute that is an array of arrays: two messages for each.
+        let mut value = Vec::new();
+        for _ in 0..depth {
+            for tag in [b'\x0a', b'\x2a'] {
+                let mut outer = vec![tag];
+                prost::encode_length_delimiter(value.len(), &mut outer).unwrap();
+                outer.append(&mut value);
+                value = outer;
+            }
+        }
+        let mut pair = vec![b'\x12'];
+        prost::encode_length_delimiter(value.len(), &mut pair).unwrap();
+        pair.append(&mut value);
+        let mut span = vec![b'\x4a'];
+        prost::encode_length_delimiter(pair.len(), &mut span).unwrap();
+        span.append(&mut pair);
+        let raw = with_span(&span);
+        match event(&format, &raw) {
+            Ok(_) => {
+                assert!(Traces::decode(&raw[..]).is_ok(), "{depth}");
+                taken = depth;
+            }
+            Err(why) => assert!(why.0.contains("deeply"), "{depth}: {}", why.0),
+        }
+    }
+    assert_eq!(taken, 47);
 }
 
 /// `depth` arrays, objects, or lists of `AnyValue`, one in the other.
@@ -163,5 +246,4 @@ fn a_refused_event_leaves_nothing() {
     assert!(format.event(&mut out, br#"{"timeUnixNano":1,"flags":"x"}"#, &stamp).is_err());
     assert!(format.event(&mut out, br#"{"message":"\ud800","a":1e999}"#, &stamp).is_err());
     assert_eq!(out, b"kept");
-    let _ = Logs::default().encode_to_vec();
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 use telemetry::sink::TransportErrorKind::*;
-use telemetry::sink::{Request, validate};
+use telemetry::sink::{Method, Request, validate};
 
 fn temp(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("lt-sink-{}-{name}", std::process::id()));
@@ -68,6 +68,8 @@ fn compressed_bodies_are_left_as_they_are() {
     let mut client = client(&path);
     for _ in 0..2 {
         let request = Request {
+            method: Method::Post,
+            to: None,
             body: b"\x1f\x8bxx",
             content_type: "",
             content_encoding: Some("gzip"),
@@ -78,6 +80,14 @@ fn compressed_bodies_are_left_as_they_are() {
     }
     assert_eq!(fs::read(&path).unwrap(), b"\x1f\x8bxx\x1f\x8bxx");
     fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn nothing_is_uploaded_to_a_file() {
+    let path = temp("upload");
+    let error = client(&path).request(Method::Put, Some("http://h/"), b"x", LONG, &[]).unwrap_err();
+    assert_eq!(error.kind, Local);
+    assert!(!path.exists());
 }
 
 #[test]

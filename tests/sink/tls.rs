@@ -30,7 +30,7 @@ pub fn ca() -> &'static Ca {
     CA.get_or_init(|| new_ca("ours"))
 }
 
-fn leaf(names: &[&str], last_year: Option<i32>) -> Leaf {
+pub fn leaf(names: &[&str], last_year: Option<i32>) -> Leaf {
     let names: Vec<String> = names.iter().map(|s| s.to_string()).collect();
     let mut params = CertificateParams::new(names).unwrap();
     params.extended_key_usages =
@@ -66,7 +66,7 @@ pub fn good_leaf() -> Leaf {
     leaf(&["127.0.0.1", "localhost", "collector.test"], None)
 }
 
-fn tls_server(config: Arc<ServerConfig>) -> Server {
+pub fn tls_server(config: Arc<ServerConfig>) -> Server {
     Server::start(move |_, s| {
         let tls = ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut s = StreamOwned::new(tls, s);
@@ -78,7 +78,7 @@ fn tls_server(config: Arc<ServerConfig>) -> Server {
     })
 }
 
-fn config(url: String) -> SinkConfig {
+pub fn config(url: String) -> SinkConfig {
     let mut config = sink_config(url);
     config.tls.ca_pem = Some(ca().pem().into_bytes());
     config

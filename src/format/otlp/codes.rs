@@ -1,5 +1,10 @@
 //! Bytes as text: hexadecimal and base64, which OTLP/JSON uses for ids and for everything else.
 
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+
 /// Append lower-case hexadecimal.
 pub fn put_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     for byte in bytes {
@@ -28,44 +33,18 @@ pub fn take_hex(text: &str, out: &mut [u8]) -> bool {
     true
 }
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 /// Append standard base64 with padding.
 pub fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
-    for part in bytes.chunks(3) {
-        let bits = part.iter().fold(0u32, |bits, b| bits << 8 | u32::from(*b)) << (8 * (3 - part.len()));
-        for place in 0..4 {
-            let six = (bits >> (18 - 6 * place) & 63) as usize;
-            out.push(if place <= part.len() { ALPHABET[six] } else { b'=' });
-        }
-    }
+    out.extend_from_slice(STANDARD.encode(bytes).as_bytes());
 }
 
 /// Bytes of base64, standard or for URLs, with or without padding, as protobuf's JSON takes it.
 pub fn take_base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    let padding = text.len() - digits.len();
-    if digits.len() % 4 == 1 || (padding > 0 && (padding > 2 || !text.len().is_multiple_of(4))) {
-        return None;
-    }
-    let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 2);
-    for part in digits.as_bytes().chunks(4) {
-        let mut bits = 0u32;
-        for c in part {
-            let six = match c {
-                b'A'..=b'Z' => c - b'A',
-                b'a'..=b'z' => c - b'a' + 26,
-                b'0'..=b'9' => c - b'0' + 52,
-                b'+' | b'-' => 62,
-                b'/' | b'_' => 63,
-                _ => return None,
-            };
-            bits = bits << 6 | u32::from(six);
-        }
-        bits <<= 6 * (4 - part.len());
-        out.extend_from_slice(&bits.to_be_bytes()[1..part.len()]);
-    }
-    Some(out)
+    const LOOSE: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    const PLAIN: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LOOSE);
+    const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LOOSE);
+    PLAIN.decode(text).or_else(|_| URL_SAFE.decode(text)).ok()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! - A `LogRecord` or `Span` in OTLP/JSON. A span has `traceId`, `spanId` and `name`; a log record has a key that only those
 //!   have (`timeUnixNano`, `observedTimeUnixNano`, `severityNumber`, a `body` that is an `AnyValue`).
 //! - A whole `ExportLogsServiceRequest` or `ExportTraceServiceRequest`, in JSON (with `resourceLogs` or
-//!   `resourceSpans`), or serialized as protobuf if that is the encoding. The latter is not decoded: requests one behind
-//!   the other are their merger. Only its outermost lengths are checked, so whoever enqueues it answers for the rest.
+//!   `resourceSpans`), or serialized as protobuf if that is the encoding. The latter is not decoded, only looked through:
+//!   requests one behind the other are their merger.
 //! - For logs any other JSON object, see [`plain`].
 //!
 //! Records of the first and the last sort get our resource and scope (kind 0); requests bring their own (kind 1).
@@ -30,6 +30,7 @@ mod members;
 mod plain;
 mod read;
 mod schema;
+mod wire;
 mod write;
 
 use super::{
@@ -42,7 +43,7 @@ use read::{Extra, ExtraValue, Reader};
 use schema::Field;
 use serde_json::Value;
 use std::borrow::Cow;
-use write::{Json, LEN, Protobuf, Writer, take_piece, take_varint};
+use write::{Json, Protobuf, Writer};
 
 /// The attribute that holds a log record's id.
 pub const EVENT_ID: &str = "telemetry.event.id";
@@ -157,9 +158,10 @@ impl Otlp {
 
     /// An event that is a request in protobuf, if it is one.
     fn request(&self, out: &mut Vec<u8>, raw: &[u8]) -> Option<Result<Taken, Invalid>> {
-        is_request(raw).then(|| match self.encoding {
+        wire::is_request(raw).then(|| match self.encoding {
             Encoding::Json => Err(Invalid("a request in protobuf, which cannot be sent with encoding json")),
             Encoding::Protobuf => {
+                wire::check(raw, self.signal)?;
                 out.extend_from_slice(raw);
                 Ok(Taken { id: None, kind: REQUEST })
             }
@@ -218,19 +220,6 @@ fn is_log_record(members: &Members<'_>) -> bool {
         "body" => members::is_any_value(raw),
         _ => false,
     })
-}
-
-/// Whether it is plausibly a request in protobuf: fields 1 with a length, one behind the other, up to its end. Their tag
-/// is a line break, with which JSON may begin as well; but no JSON has the tag of `scopeLogs` and `scopeSpans` in it,
-/// which is a control character, and no request is without one that has records.
-fn is_request(mut raw: &[u8]) -> bool {
-    let some = raw.contains(&(2 << 3 | LEN as u8));
-    while !raw.is_empty() {
-        if take_varint(&mut raw) != Some(1 << 3 | LEN) || take_piece(&mut raw).is_none() {
-            return false;
-        }
-    }
-    some
 }
 
 impl Format for Otlp {

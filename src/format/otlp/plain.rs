@@ -5,7 +5,7 @@
 //!
 //! | member | fits | becomes |
 //! | --- | --- | --- |
-//! | `timestamp` | RFC 3339 with offset | `timeUnixNano`; without one it is the time of enqueue |
+//! | `timestamp` | a time of RFC 3339 or ISO 8601, UTC where it has no offset | `timeUnixNano`; without one it is the time of enqueue |
 //! | `severity_text`, `severity`, `level` | a string that is not empty | `severityText` as it is, `severityNumber` by [`severity`] |
 //! | `message`, `msg`, `body` | anything but null | `body` |
 //! | `event`, `name` | a string that is not empty | `eventName` |
@@ -95,7 +95,7 @@ impl<'a> Found<'a> {
         let text = || string(raw).filter(|text| !text.is_empty());
         match role {
             Role::Time => {
-                let time = text().and_then(|text| time::parse_rfc3339(&text));
+                let time = text().and_then(|text| time::unix_ns(&text));
                 self.time = time.or(self.time);
                 time.is_some()
             }

@@ -2,7 +2,7 @@
 //! either encoding.
 //!
 //! Invariant: names and numbers are those of opentelemetry-proto 1.x; what is not here is an unknown field, which a
-//! receiver ignores and we leave out. (Left out on purpose: the `*_strindex` fields, which only profiles may use.)
+//! receiver ignores and we leave out.
 
 /// One field of a message.
 pub struct Field {
@@ -23,7 +23,7 @@ pub enum Kind {
     Fixed32,
     /// An integer.
     Uint32,
-    /// An integer, never a name.
+    /// An integer with a sign, never a name.
     Enum,
     /// A string or an integer in JSON.
     Int64,
@@ -80,6 +80,8 @@ pub static DOUBLE_VALUE: Field = field("doubleValue", 4, Kind::Double);
 pub static ARRAY_VALUE: Field = field("arrayValue", 5, Kind::One(&ARRAY));
 pub static KVLIST_VALUE: Field = field("kvlistValue", 6, Kind::One(&KVLIST));
 pub static BYTES_VALUE: Field = field("bytesValue", 7, Kind::Bytes);
+// This one and its like of a key are there for profiles.
+static STRING_INDEX: Field = field("stringValueStrindex", 8, Kind::Enum);
 pub static ANY_VALUE: Message = Message {
     fields: &[
         &STRING_VALUE,
@@ -89,6 +91,7 @@ pub static ANY_VALUE: Message = Message {
         &ARRAY_VALUE,
         &KVLIST_VALUE,
         &BYTES_VALUE,
+        &STRING_INDEX,
     ],
     oneof: true,
     record: false,
@@ -99,7 +102,8 @@ pub static KVLIST_VALUES: Field = field("values", 1, Kind::Many(&KEY_VALUE));
 static KVLIST: Message = message(&[&KVLIST_VALUES]);
 pub static KEY: Field = field("key", 1, Kind::Key);
 pub static VALUE: Field = field("value", 2, Kind::One(&ANY_VALUE));
-pub static KEY_VALUE: Message = message(&[&KEY, &VALUE]);
+static KEY_INDEX: Field = field("keyStrindex", 3, Kind::Enum);
+pub static KEY_VALUE: Message = message(&[&KEY, &VALUE, &KEY_INDEX]);
 
 pub static SCOPE_NAME: Field = field("name", 1, Kind::Text);
 pub static SCOPE_VERSION: Field = field("version", 2, Kind::Text);

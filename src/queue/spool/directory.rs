@@ -51,6 +51,8 @@ pub struct Listing {
     pub owns: BTreeMap<Stem, Vec<Option<Identity>>>,
     /// Segments, in order, with their sizes.
     pub segments: BTreeMap<Stem, Vec<(u32, u64)>>,
+    /// Uploads, the oldest first, with their sizes.
+    pub media: Vec<(String, u64)>,
     /// Files that were set aside, and files with names of nobody's.
     pub others: Vec<String>,
 }
@@ -166,10 +168,15 @@ impl Directory {
                     let len = fs::symlink_metadata(self.file(&name)).map_or(0, |m| m.len());
                     found.segments.entry(stem).or_default().push((number, len));
                 }
+                Some(Name::Media) => {
+                    let len = fs::symlink_metadata(self.file(&name)).map_or(0, |m| m.len());
+                    found.media.push((name, len));
+                }
                 Some(Name::Bad) | None => found.others.push(name),
             }
         }
         found.segments.values_mut().for_each(|numbers| numbers.sort_unstable());
+        found.media.sort_unstable();
         found.others.sort_unstable();
         Ok(found)
     }

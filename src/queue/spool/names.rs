@@ -14,6 +14,7 @@
 //! - A name that does not parse is nobody's: it is left alone.
 
 use crate::platform::identity::Identity;
+use crate::queue::media::files::is_media;
 
 /// A generation's files: older stems sort first (after the boot id, which is the same but for restarts).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +34,8 @@ pub enum Name {
     Own(Stem, Option<Identity>),
     /// A segment.
     Segment(Stem, u32),
+    /// An upload.
+    Media,
     /// A file that was set aside.
     Bad,
 }
@@ -70,7 +73,7 @@ pub fn parse(name: &str) -> Option<Name> {
     let written = match &parsed {
         Name::Own(stem, holder) => stem.own(holder.as_ref()),
         Name::Segment(stem, number) => stem.segment(*number),
-        Name::Bad => return Some(parsed),
+        Name::Media | Name::Bad => return Some(parsed),
     };
     (written == name).then_some(parsed)
 }
@@ -78,13 +81,16 @@ pub fn parse(name: &str) -> Option<Name> {
 fn parse_any(name: &str) -> Option<Name> {
     if let Some(rest) = name.strip_suffix(".bad") {
         let probe = rest.strip_suffix(".probe").and_then(Stem::parse);
-        let ours = probe.is_some() || matches!(parse_any(rest), Some(Name::Segment(..)));
+        let ours = probe.is_some() || matches!(parse_any(rest), Some(Name::Segment(..) | Name::Media));
         return ours.then_some(Name::Bad);
     }
     if let Some(rest) = name.strip_suffix(".own") {
         let (stem, holder) = rest.split_once('@')?;
         let holder = if holder == "none" { None } else { Some(identity(holder)?) };
         return Some(Name::Own(Stem::parse(stem)?, holder));
+    }
+    if is_media(name) {
+        return Some(Name::Media);
     }
     let (stem, number) = name.strip_suffix(".seg")?.rsplit_once('-')?;
     Some(Name::Segment(Stem::parse(stem)?, u32::try_from(hex(number)?).ok()?))
