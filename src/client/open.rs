@@ -6,7 +6,8 @@
 //! - Opening starts no thread and opens no socket.
 
 use super::config::{
-    Clock, Compression, Config, Evict, FormatKind, OnFull, ResolverKind, Spool, Sync, process_env,
+    Clock, Compression, Config, Encoding as OtlpEncoding, Evict, FormatKind, OnFull, ResolverKind, Spool,
+    Sync, process_env,
 };
 use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE, SAMPLED};
 use crate::delivery::compress::Encoding;
@@ -36,6 +37,7 @@ use crate::queue::spool::directory::{Directory, Problem};
 use crate::queue::spool::header::format_name;
 use crate::queue::spool::store::{SPARES, Spec};
 use crate::sink::{self, Endpoint, SinkConfig, url};
+use serde_json::Value;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -62,7 +64,7 @@ pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
     }
-    let format = format_of(&config)?;
+    let format = format_of(&config);
     let sink = sink_of(&config, &*format)?;
     sink::validate(&sink).map_err(OpenError::Config)?;
     let settings = Arc::new(Settings { rules: rules_of(&config)?, ..settings_of(&config, &sink) });
@@ -129,9 +131,9 @@ fn rules_of(config: &Config) -> Result<Rules, OpenError> {
     Ok(Rules { redact: config.redact.clone(), context, sample: config.sample.clone() })
 }
 
-fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
+fn format_of(config: &Config) -> Arc<dyn Format> {
     let key = config.api_key.as_deref().unwrap_or_default();
-    Ok(match config.format {
+    match config.format {
         FormatKind::Ndjson => Arc::new(Ndjson),
         FormatKind::Json => Arc::new(JsonArray),
         FormatKind::Posthog => Arc::new(Posthog::new(key)),
@@ -140,13 +142,13 @@ fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
         FormatKind::LangfuseScores => Arc::new(LangfuseScores::new(config.basic.as_deref())),
         FormatKind::Segment => Arc::new(Segment::new(key)),
         FormatKind::Sentry => Arc::new(Sentry::new(key, None)),
-        FormatKind::OtlpLogs => Arc::new(otlp(otlp::Signal::Logs, config)),
-        FormatKind::OtlpTraces => Arc::new(otlp(otlp::Signal::Traces, config)),
-    })
+        FormatKind::OtlpLogs => Arc::new(otlp_of(otlp::Signal::Logs, config)),
+        FormatKind::OtlpTraces => Arc::new(otlp_of(otlp::Signal::Traces, config)),
+    }
 }
 
 /// Its resource is the context, and behind it what OpenTelemetry's variables say.
-fn otlp(signal: otlp::Signal, config: &Config) -> Otlp {
+fn otlp_of(signal: otlp::Signal, config: &Config) -> Otlp {
     let encoding = match config.encoding {
         OtlpEncoding::Protobuf => otlp::Encoding::Protobuf,
         OtlpEncoding::Json => otlp::Encoding::Json,

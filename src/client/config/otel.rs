@@ -144,9 +144,7 @@ fn encoding(variable: &str, given: &str) -> Result<String, ConfigError> {
 }
 
 /// Attributes of the resource of plain records. `OTEL_SERVICE_NAME` comes before a `service.name` among the others.
-pub(super) fn resource(
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<(String, String)>, ConfigError> {
+pub(super) fn resource(env: &dyn Fn(&str) -> Option<String>) -> Result<Vec<(String, String)>, ConfigError> {
     const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
     let given = |name: &str| env(name).filter(|value| !value.is_empty());
     let text = given(ATTRIBUTES).unwrap_or_default();
@@ -201,6 +199,7 @@ fn decoded(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Compression, Config, Encoding};
     use super::*;
 
     const BASE: &str = "OTEL_EXPORTER_OTLP_";
@@ -325,7 +324,11 @@ mod tests {
         for (given, encoding) in [("http/protobuf", "protobuf"), ("HTTP/JSON", "json")] {
             assert_eq!(said(&[("PROTOCOL", given)], Signal::Logs, "encoding"), encoding);
         }
-        refused(&[("PROTOCOL", "grpc")], "encoding", &["OTEL_EXPORTER_OTLP_PROTOCOL", "gRPC", "http/protobuf"]);
+        refused(
+            &[("PROTOCOL", "grpc")],
+            "encoding",
+            &["OTEL_EXPORTER_OTLP_PROTOCOL", "gRPC", "http/protobuf"],
+        );
         refused(&[("LOGS_PROTOCOL", "http")], "encoding", &["LOGS_PROTOCOL", "\"http\"", "http/json"]);
     }
 
@@ -350,5 +353,85 @@ mod tests {
             let text = of(&[("OTEL_RESOURCE_ATTRIBUTES", bad)]).unwrap_err().to_string();
             assert!(text.contains("OTEL_RESOURCE_ATTRIBUTES") && text.contains(bad), "{text}");
         }
+    }
+
+    fn parsed(json: &str, vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::parse(json, |name| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string()))
+    }
+
+    #[test]
+    fn they_stand_behind_everything_else() {
+        let vars = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318/base"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=k%20v"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "7.5"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/cert"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key"),
+            ("OTEL_SERVICE_NAME", "shop"),
+            ("TELEMETRY_ENCODING", "protobuf"),
+        ];
+        let config = parsed(r#"{"format":"otlp-traces","timeout_ms":50}"#, &vars).unwrap();
+        assert_eq!(config.endpoint.to_string(), "https://c:4318/base/v1/traces");
+        assert_eq!(config.headers, [("api-key".to_string(), "k v".to_string())]);
+        assert_eq!((config.timeout_ms, config.encoding), (50, Encoding::Protobuf), "said elsewhere");
+        assert_eq!(config.compression, Compression::None);
+        let paths = [config.tls.ca_file, config.tls.cert_file, config.tls.key_file];
+        assert_eq!(paths.map(|path| path.unwrap().display().to_string()), ["/ca", "/cert", "/key"]);
+        assert_eq!(config.otel_resource, [("service.name".to_string(), "shop".to_string())]);
+        let logs = parsed(r#"{"format":"otlp-logs","headers":{}}"#, &vars).unwrap();
+        assert_eq!((logs.timeout_ms, logs.compression), (7500, Compression::Gzip));
+        assert_eq!(logs.headers, []);
+        // Other formats know nothing of all that.
+        let other = parsed(r#"{"format":"ndjson"}"#, &vars[..9]).unwrap();
+        assert_eq!(other, parsed(r#"{"format":"ndjson"}"#, &[]).unwrap());
+    }
+
+    #[test]
+    fn what_they_say_is_checked() {
+        let bad = |variable: &str, value: &str, parts: &[&str]| {
+            let vars = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c"), (variable, value)];
+            let text = parsed(r#"{"format":"otlp-logs"}"#, &vars).map(|_| ()).expect_err(value).to_string();
+            for part in [&[variable][..], parts].concat() {
+                assert!(text.contains(part), "{part:?} is not in {text:?}");
+            }
+        };
+        bad("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", &["timeout_ms", "10s", "integer"]);
+        bad("OTEL_EXPORTER_OTLP_COMPRESSION", "deflate", &["compression", "gzip"]);
+        bad("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", &["encoding", "http/protobuf"]);
+        bad("OTEL_EXPORTER_OTLP_HEADERS", "a b=c", &["headers"]);
+        bad("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://", &["endpoint"]);
+        bad("OTEL_RESOURCE_ATTRIBUTES", "x", &["no ="]);
+        // Meant for somebody else, and overruled.
+        let vars = [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4317")];
+        let json = r#"{"format":"otlp-logs","endpoint":"http://h","encoding":"json"}"#;
+        assert_eq!(parsed(json, &vars).unwrap().encoding, Encoding::Json);
+    }
+
+    #[test]
+    fn a_file_has_no_protocol() {
+        let vars = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=b"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k"),
+            ("OTEL_SERVICE_NAME", "shop"),
+        ];
+        let config = parsed(r#"{"format":"otlp-logs","endpoint":"file:x"}"#, &vars).unwrap();
+        assert_eq!((config.encoding, config.headers.len(), config.tls.key_file), (Encoding::Json, 0, None));
+        assert_eq!(config.otel_resource.len(), 1);
+    }
+
+    #[test]
+    fn only_a_signals_own_url_is_left_without_a_path() {
+        let json = r#"{"format":"otlp-logs"}"#;
+        let as_is = |vars: &[(&str, &str)], json: &str| parsed(json, vars).unwrap().endpoint_as_is;
+        assert!(as_is(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c:4318")], json));
+        assert!(!as_is(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")], json));
+        assert!(!as_is(&[("TELEMETRY_ENDPOINT", "http://c:4318")], json));
+        assert!(!as_is(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4318")], json));
+        let given = r#"{"format":"otlp-logs","endpoint":"http://h"}"#;
+        assert!(!as_is(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c:4318")], given));
     }
 }

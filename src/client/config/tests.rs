@@ -93,6 +93,7 @@ fn everything_at_once() {
     );
     let expected = Config {
         endpoint: Endpoint::parse("https://h:1/p").unwrap(),
+        endpoint_as_is: false,
         format: FormatKind::Posthog,
         encoding: Encoding::Json,
         api_key: Some("phc_1".into()),
