@@ -144,7 +144,7 @@ fn tell_resource(out: impl Writer, attributes: &[(String, Value)]) {
     let Ok(mark) = reader.begin(resource) else { return };
     reader.out().list(field);
     for (key, value) in own.iter().filter(|(key, _)| !has(key)) {
-        let _ = reader.attribute(field, key, &Value::from(*value));
+        let _ = reader.attribute(field, key, Value::from(*value));
     }
     for (key, value) in given.clone() {
         let too_deep = depth(value) > MOST_DEPTH / 4;
