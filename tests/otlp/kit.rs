@@ -82,7 +82,8 @@ pub fn body(format: &Otlp, events: &[&[u8]]) -> Vec<u8> {
     body
 }
 
-/// The request that those events become, which is the same in both encodings.
+/// The request that those events become, which is the same in both encodings, and the same again when it is enqueued
+/// as protobuf to be sent as JSON.
 pub fn request<R: Request>(resource: &[(String, serde_json::Value)], events: &[&str]) -> R {
     let events: Vec<&[u8]> = events.iter().map(|e| e.as_bytes()).collect();
     let [protobuf, json] = BOTH.map(|encoding| {
@@ -90,6 +91,9 @@ pub fn request<R: Request>(resource: &[(String, serde_json::Value)], events: &[&
         decode::<R>(encoding, &body(&format, &events))
     });
     assert_eq!(protobuf, json);
+    let format = Otlp::new(R::SIGNAL, Encoding::Json, &[]);
+    let decoded: R = decode(Encoding::Json, &body(&format, &[&protobuf.encode_to_vec()]));
+    assert_eq!(protobuf, decoded);
     protobuf
 }
 

@@ -4,8 +4,8 @@
 //! - A `LogRecord` or `Span` in OTLP/JSON. A span has `traceId`, `spanId` and `name`; a log record has a key that only those
 //!   have (`timeUnixNano`, `observedTimeUnixNano`, `severityNumber`, a `body` that is an `AnyValue`).
 //! - A whole `ExportLogsServiceRequest` or `ExportTraceServiceRequest`, in JSON (with `resourceLogs` or
-//!   `resourceSpans`), or serialized as protobuf if that is the encoding. The latter is not decoded, only looked through:
-//!   requests one behind the other are their merger.
+//!   `resourceSpans`), or serialized as protobuf. If that is the encoding, too, the latter is not decoded, only looked
+//!   through: requests one behind the other are their merger. For JSON see [`decode`].
 //! - For logs any other JSON object, see [`plain`].
 //!
 //! Records of the first and the last sort get our resource and scope (kind 0); requests bring their own (kind 1).
@@ -25,6 +25,7 @@
 mod answer;
 mod any;
 mod codes;
+mod decode;
 mod envelope;
 mod members;
 mod plain;
@@ -158,13 +159,13 @@ impl Otlp {
 
     /// An event that is a request in protobuf, if it is one.
     fn request(&self, out: &mut Vec<u8>, raw: &[u8]) -> Option<Result<Taken, Invalid>> {
-        wire::is_request(raw).then(|| match self.encoding {
-            Encoding::Json => Err(Invalid("a request in protobuf, which cannot be sent with encoding json")),
-            Encoding::Protobuf => {
-                wire::check(raw, self.signal)?;
-                out.extend_from_slice(raw);
-                Ok(Taken { id: None, kind: REQUEST })
+        wire::is_request(raw).then(|| {
+            wire::check(raw, self.signal)?;
+            match self.encoding {
+                Encoding::Json => decode::request(Json::new(out), self.signal.resources(), raw)?,
+                Encoding::Protobuf => out.extend_from_slice(raw),
             }
+            Ok(Taken { id: None, kind: REQUEST })
         })
     }
 
