@@ -178,7 +178,10 @@ def test_the_exporters_work_with_the_simple_processors(age: str, sink: OtlpSink)
 
 
 AT_EXIT = """
-import json, sys, time
+import atexit, json, sys
+@atexit.register
+def later():  # after the provider's own function, which was registered later
+    provider.get_tracer("lib").start_span("at exit").end()
 from opentelemetry.sdk.trace import TracerProvider
 from libtelemetry.integrations.opentelemetry import SpanProcessor
 
@@ -186,10 +189,6 @@ provider = TracerProvider()
 processor = SpanProcessor(sys.argv[1])
 provider.add_span_processor(processor)
 provider.get_tracer("lib").start_span("last").end()
-import atexit
-@atexit.register
-def later():
-    provider.get_tracer("lib").start_span("at exit").end()
 print(json.dumps(None))
 """
 

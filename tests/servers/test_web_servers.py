@@ -44,6 +44,9 @@ class Counting(Server):
 
     answered = 0
 
+    def __enter__(self) -> Counting:
+        return self
+
     def get(self, path: str, seconds: float = 30.0) -> Any:
         """The JSON that it answers."""
         found = super().get(path, seconds)
