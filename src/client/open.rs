@@ -36,7 +36,7 @@ use crate::queue::spool::claim;
 use crate::queue::spool::directory::{Directory, Problem};
 use crate::queue::spool::header::format_name;
 use crate::queue::spool::store::{SPARES, Spec};
-use crate::sink::{self, Endpoint, SinkConfig, url};
+use crate::sink::{self, Endpoint, ResolverFiles, SinkConfig, url};
 use serde_json::Value;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -58,14 +58,25 @@ pub fn open(json: &str) -> Result<Arc<Client>, OpenError> {
     open_with(Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?)
 }
 
+/// The same, with host names looked up as these files say: for tests.
+pub fn open_looking_into(json: &str, files: ResolverFiles) -> Result<Arc<Client>, OpenError> {
+    let config = Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?;
+    open_resolving(config, Some(sink::Resolver::BuiltinFrom(files)))
+}
+
 /// Open a client from a configuration that was read already.
-pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
+pub(super) fn open_with(config: Config) -> Result<Arc<Client>, OpenError> {
+    open_resolving(config, None)
+}
+
+fn open_resolving(mut config: Config, resolver: Option<sink::Resolver>) -> Result<Arc<Client>, OpenError> {
     // A server that changes its directory later must not move its files.
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
     }
     let format = format_of(&config);
-    let sink = sink_of(&config, &*format)?;
+    let mut sink = sink_of(&config, &*format)?;
+    sink.resolver = resolver.unwrap_or(sink.resolver);
     sink::validate(&sink).map_err(OpenError::Config)?;
     let settings = Arc::new(Settings { rules: rules_of(&config)?, ..settings_of(&config, &sink) });
     let spool = config.spool.as_ref().map(|keys| spool_of(keys, &config)).transpose()?;

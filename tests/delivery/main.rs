@@ -6,11 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod batching;
+#[allow(dead_code, reason = "the tests of the sink use the rest of it")]
+#[path = "../sink/certs.rs"]
+mod certs;
 mod collector;
 mod events;
 mod formats;
+#[path = "../sink/full.rs"]
+mod full;
 mod holes;
 mod host;
+mod hostile;
 mod languages;
 mod life;
 mod limits;
