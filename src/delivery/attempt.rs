@@ -258,16 +258,29 @@ impl Engine {
     }
 
     fn failed(&mut self, desk: &Desk<'_>, error: &TransportError) {
-        let down = found_nobody(error);
-        desk.words.down.store(u32::from(down), Ordering::SeqCst);
-        desk.words.failures.fetch_add(1, Ordering::SeqCst);
-        self.unreached = if down { self.unreached.saturating_add(1) } else { 0 };
-        if self.unreached >= UNREACHED {
-            desk.counters.circuit_open.store(1, Ordering::Relaxed);
-        }
+        self.not_reached(desk, found_nobody(error), true);
         self.backoff.failed(Instant::now(), None);
         let text = format!("{}: {}; events are kept and sent again", self.settings.name, error.message);
         say(Level::Warn, Reason::Transport, &text);
+    }
+
+    /// The collector answered. `denied`: to refuse our credentials.
+    pub(super) fn reached(&mut self, desk: &Desk<'_>, denied: bool) {
+        desk.words.down.store(0, Ordering::Relaxed);
+        self.unreached = 0;
+        desk.counters.circuit_open.store(u64::from(denied), Ordering::Relaxed);
+    }
+
+    /// An attempt ended without an answer, and perhaps with `nobody` there. `ours`: it was the collector's to answer.
+    pub(super) fn not_reached(&mut self, desk: &Desk<'_>, nobody: bool, ours: bool) {
+        desk.words.down.store(u32::from(nobody), Ordering::SeqCst);
+        desk.words.failures.fetch_add(1, Ordering::SeqCst);
+        if ours {
+            self.unreached = if nobody { self.unreached.saturating_add(1) } else { 0 };
+        }
+        if self.unreached >= UNREACHED {
+            desk.counters.circuit_open.store(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -260,7 +260,7 @@ impl Engine {
 
     fn prepare_uploads(&mut self, desk: &Desk<'_>, now: Instant) -> Next {
         let flushes = desk.words.flushes.load(Ordering::Acquire);
-        self.media.as_mut().map_or(Next::Idle, |media| media.prepare(desk.media, flushes, now))
+        self.media.as_mut().map_or(Next::Idle, |media| media.prepare(desk, flushes, now))
     }
 
     fn poll_events(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>, now: Instant) -> Next {

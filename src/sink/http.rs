@@ -292,7 +292,7 @@ impl HttpSink {
         let Some(to) = request.to else { return Target { url: self.url.clone(), own: true } };
         let own = to.same_origin(&self.url);
         // What is written into another origin's URL is none of our credentials; who wants it sent gives a header.
-        let userinfo = to.userinfo.as_ref().or(self.url.userinfo.as_ref()).filter(|_| own).cloned();
+        let userinfo = to.userinfo.as_ref().filter(|_| own).cloned();
         Target { url: Url { userinfo, ..to.clone() }, own }
     }
 

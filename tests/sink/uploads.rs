@@ -28,7 +28,7 @@ fn each_origin_keeps_its_connection_and_ours_its_credentials() {
     let (store, at_store) = listening(OK.into());
     let mut client = Client::new(format!("http://us:pw@{}/in", own.addr));
     for _ in 0..3 {
-        let media = own.url("/media");
+        let media = format!("http://us:pw@{}/media", own.addr);
         client.request(Post, Some(&media), b"{}", LONG, &[]).unwrap();
         let bucket = format!("http://their:own@{}/bucket?sig=1", store.addr);
         client.request(Put, Some(&bucket), b"png", LONG, &[("x-sum", "1")]).unwrap();
@@ -50,6 +50,19 @@ fn each_origin_keeps_its_connection_and_ours_its_credentials() {
     assert_eq!((own.connections(), store.connections(), client.table.noted()), (1, 1, 2));
     client.sink.close_idle();
     assert_eq!(client.table.noted(), 0);
+}
+
+#[test]
+fn a_place_on_our_own_origin_sees_no_credentials() {
+    let (own, at_home) = listening(OK.into());
+    let mut client = Client::new(format!("http://us:pw@{}/in", own.addr));
+    for (to, expected) in
+        [(own.url("/bucket"), None), (format!("http://a:b@{}/", own.addr), Some("Basic YTpi"))]
+    {
+        client.request(Put, Some(&to), b"png", LONG, &[]).unwrap();
+        assert_eq!(at_home.recv_timeout(LONG).unwrap().1.header("authorization"), expected);
+    }
+    assert_eq!(own.connections(), 1);
 }
 
 #[test]
