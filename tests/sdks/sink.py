@@ -59,6 +59,16 @@ class Sink:
         if request.path == "/api/public/media":
             media = request.json()["sha256Hash"].replace("+", "-").replace("/", "_")[:22]
             return 201, {"mediaId": media, "uploadUrl": f"{self.url}/bucket/{media}"}
+        if request.path.startswith("/api/public/v2/prompts/"):
+            return 200, {
+                "type": "text",
+                "name": "p",
+                "version": 1,
+                "prompt": "Say hi",
+                "config": {},
+                "labels": [],
+                "tags": [],
+            }
         if request.path == "/i/v1/analytics/events":
             results = {event["uuid"]: {"result": "ok"} for event in request.events()}
             return 200, {"results": results}
