@@ -79,7 +79,7 @@ class Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Enqueue the record. Never blocks, never raises."""
-        if record.name == "libtelemetry" or record.name.startswith("libtelemetry."):
+        if str(record.name).partition(".")[0] == "libtelemetry":
             return
         if getattr(self._busy, "now", False):
             return  # the conversion of a value logs
@@ -155,7 +155,7 @@ def _safe(form: Callable[[object], str], value: object) -> str:
 
 
 def _format_of(client: Client) -> str:
-    config = json.loads(getattr(client, "_config", "{}"))  # a stand-in has none
+    config = json.loads(client._config)
     return str(config.get("format") or os.environ.get("TELEMETRY_FORMAT", "ndjson"))
 
 

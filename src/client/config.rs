@@ -25,6 +25,7 @@ mod json;
 mod keys;
 mod proxy;
 mod redact;
+mod rules;
 mod spool;
 mod values;
 
@@ -35,6 +36,8 @@ pub use formats::{Encoding, FORMATS, FormatKind};
 pub use keys::{KEYS, Key, Kind, keys_markdown};
 pub use spool::{Evict, Spool, Sync};
 
+use crate::delivery::rules::redact::Redact;
+use crate::delivery::rules::sample::Sample;
 use crate::sink::{Endpoint, Proxy, http1};
 use formats::Wire;
 use redact::redact;
@@ -59,6 +62,12 @@ pub struct Config {
     pub headers: Vec<(String, String)>,
     /// Name for logs and in the spool; safe as a file name.
     pub name: Option<String>,
+    /// Members merged into each event, each value as JSON text; their words for pid and host are not replaced yet.
+    pub context: Vec<(String, String)>,
+    /// What must not leave.
+    pub redact: Option<Redact>,
+    /// What is kept; none for everything.
+    pub sample: Option<Sample>,
     /// How bodies are compressed.
     pub compression: Compression,
     /// One request, connect to last byte.
@@ -236,6 +245,9 @@ impl Config {
             bearer,
             headers: headers.map(|given| given.value).unwrap_or_default(),
             name: name(&values)?,
+            context: rules::context(&values, format)?,
+            redact: rules::redact(&values)?,
+            sample: rules::sample(&values)?,
             compression,
             timeout_ms: values.integer("timeout_ms")?.value,
             tls: tls(&values)?,
@@ -490,6 +502,9 @@ impl fmt::Debug for Config {
             bearer,
             headers,
             name,
+            context,
+            redact,
+            sample,
             compression,
             timeout_ms,
             tls,
@@ -513,6 +528,7 @@ impl fmt::Debug for Config {
         } = self;
         let hide = |secret: &Option<String>| secret.as_ref().map(|_| "***");
         let headers: Vec<_> = headers.iter().map(|(name, _)| (name, "***")).collect();
+        let context: Vec<_> = context.iter().map(|(name, _)| (name, "***")).collect();
         f.debug_struct("Config")
             .field("endpoint", endpoint)
             .field("format", format)
@@ -522,6 +538,9 @@ impl fmt::Debug for Config {
             .field("bearer", &hide(bearer))
             .field("headers", &headers)
             .field("name", name)
+            .field("context", &context)
+            .field("redact", redact)
+            .field("sample", sample)
             .field("compression", compression)
             .field("timeout_ms", timeout_ms)
             .field("tls", tls)

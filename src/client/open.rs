@@ -8,12 +8,13 @@
 use super::config::{
     Clock, Compression, Config, Evict, FormatKind, OnFull, ResolverKind, Spool, Sync, process_env,
 };
-use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
+use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE, SAMPLED};
 use crate::delivery::compress::Encoding;
 use crate::delivery::dead_letter::DeadLetter;
 use crate::delivery::engine::{Settings, SpoolSettings};
 use crate::delivery::media::MediaSettings;
 use crate::delivery::retry::Limits;
+use crate::delivery::rules::{Rules, context::Context};
 use crate::fork::{gate, hooks};
 use crate::format::Format;
 use crate::format::json::JsonArray;
@@ -63,7 +64,7 @@ pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
     let format = format_of(&config)?;
     let sink = sink_of(&config, &*format)?;
     sink::validate(&sink).map_err(OpenError::Config)?;
-    let settings = Arc::new(settings_of(&config, &sink));
+    let settings = Arc::new(Settings { rules: rules_of(&config)?, ..settings_of(&config, &sink) });
     let spool = config.spool.as_ref().map(|keys| spool_of(keys, &config)).transpose()?;
     build(&config, settings, format, sink, spool)
 }
@@ -116,7 +117,15 @@ fn build(
 
 fn flags_of(config: &Config) -> u32 {
     let panics = config.test.panic.as_deref() == Some("enqueue");
-    (if config.disabled { DISABLED } else { 0 }) | (if panics { PANIC_IN_ENQUEUE } else { 0 })
+    let flags = [(config.disabled, DISABLED), (panics, PANIC_IN_ENQUEUE), (config.sample.is_some(), SAMPLED)];
+    flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag)
+}
+
+fn rules_of(config: &Config) -> Result<Rules, OpenError> {
+    let members = Some(&config.context).filter(|members| !members.is_empty());
+    let context = members.map(|members| Context::parse(members, &process::host_name())).transpose();
+    let context = context.map_err(|why| OpenError::Config(format!("context: {why}")))?;
+    Ok(Rules { redact: config.redact.clone(), context, sample: config.sample.clone() })
 }
 
 fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
@@ -231,6 +240,7 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
         max_event_age: Duration::from_secs(config.retry.max_age_s),
         idle: ms(config.idle_ms),
         dead_letter: config.dead_letter.clone().map(DeadLetter::new),
+        rules: Rules::default(),
         spool: config.spool.as_ref().map_or_else(SpoolSettings::default, |keys| SpoolSettings {
             evict: keys.evict == Evict::Oldest,
             sync: keys.sync != Sync::None,

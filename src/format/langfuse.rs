@@ -12,7 +12,7 @@
 
 use super::{
     Answer, Envelope, Fate, Format, Invalid, Limits, Outcome, SDK, Sent, Stamp, Taken, VERSION, Verdict,
-    json_text, separators, verdict_with_final_408,
+    decimals, json_text, separators, verdict_with_final_408,
 };
 use serde_json::Value;
 use std::collections::HashMap;
@@ -93,7 +93,7 @@ impl Format for Langfuse {
     }
 
     fn overhead(&self, _kind: u8, events: usize, _bytes: usize) -> usize {
-        separators(self, events) + br#"{"batch":["#.len() + self.tail.len() + "18446744073709551615}}".len()
+        br#"{"batch":["#.len() + separators(self, events) + self.tail.len() + decimals(events) + "}}".len()
     }
 
     fn event(&self, out: &mut Vec<u8>, raw: &[u8], stamp: &Stamp<'_>) -> Result<Taken, Invalid> {

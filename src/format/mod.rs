@@ -143,7 +143,7 @@ pub struct Outcome {
 impl Outcome {
     /// Refused, and why.
     pub fn refused(why: &str) -> Outcome {
-        Outcome { fate: Fate::Rejected, why: Some(why.into()).filter(|why: &Box<str>| !why.is_empty()) }
+        Outcome { fate: Fate::Rejected, why: (!why.is_empty()).then(|| why.into()) }
     }
 }
 
@@ -201,6 +201,11 @@ pub trait Format: Send + Sync {
         Some(&[])
     }
 
+    /// Whether that is a whole request of the caller's own making, and no JSON: no rule can look into it.
+    fn is_serialized(&self, _raw: &[u8]) -> bool {
+        false
+    }
+
     /// Headers of a request beside the configured ones and those that each request has.
     fn headers(&self, _envelope: &Envelope<'_>) -> Vec<(String, String)> {
         Vec::new()
@@ -240,6 +245,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Bytes between so many events.
 pub fn separators(format: &(impl Format + ?Sized), events: usize) -> usize {
     events.saturating_sub(1) * format.between().len()
+}
+
+/// Digits of a number.
+pub fn decimals(number: usize) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
 /// The common rule for statuses; a format overrides where its service differs.

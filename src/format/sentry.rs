@@ -17,7 +17,7 @@
 use super::json_text::{self, Members};
 use super::{
     Answer, Envelope, Fate, Format, Invalid, Limits, SDK, Sent, Stamp, Taken, VERSION, Verdict,
-    common_verdict, sentry_log, separators, time, uuid,
+    common_verdict, decimals, sentry_log, separators, time, uuid,
 };
 use std::time::Duration;
 
@@ -110,15 +110,15 @@ impl Format for Sentry {
         out.push(b'\n');
     }
 
-    fn overhead(&self, _kind: u8, events: usize, _bytes: usize) -> usize {
-        // The longest lines there are, with two numbers of 20 digits.
+    fn overhead(&self, _kind: u8, events: usize, bytes: usize) -> usize {
         const HEAD: usize =
             r#"{"event_id":"0198a0c26d0e7c118a775d1c2e9b4f10","sent_at":"2026-11-21T02:30:00.120Z"}"#.len()
                 + 1;
         const ITEM: usize =
             r#"{"type":"log","item_count":,"length":,"content_type":"application/vnd.sentry.items.log+json"}"#
-                .len() + 41;
-        HEAD + self.dsn.len() + ITEM + LOGS.len() + separators(self, events) + LOGS_END.len() + 1
+                .len() + 1;
+        let around = LOGS.len() + separators(self, events) + LOGS_END.len();
+        HEAD + self.dsn.len() + ITEM + decimals(events) + decimals(bytes + around) + around + 1
     }
 
     fn event(&self, out: &mut Vec<u8>, raw: &[u8], stamp: &Stamp<'_>) -> Result<Taken, Invalid> {

@@ -23,14 +23,22 @@ def framework(name: str) -> Any:
 class Notes(list[dict[str, Any]]):
     """Stands in for a client: keeps what is enqueued."""
 
+    _config = "{}"
+
     def enqueue(self, event: dict[str, Any]) -> bool:
         """Like the client's."""
         self.append(event)
         return True
 
+    def flush(self, timeout: float) -> bool:
+        """Nothing waits."""
+        return True
+
 
 class Broken:
     """Stands in for a client that fails, which the real one does not."""
+
+    _config = "{}"
 
     def enqueue(self, event: dict[str, Any]) -> bool:
         """Raise."""

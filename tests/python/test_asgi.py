@@ -153,6 +153,35 @@ def test_a_client_that_goes_away(notes: Notes) -> None:
     assert [(e["aborted"], e["bytes"]) for e in notes] == [(True, 1)]
 
 
+def test_a_client_that_goes_away_unheard(notes: Notes) -> None:
+    """Servers drop what is sent to nobody, so an application may answer to the end."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(start())
+        await send(piece(b"a"))
+
+    run(Middleware(app, notes), server=Connection({"type": "http.disconnect"}))
+    assert notes[0]["aborted"] is True
+
+
+def test_the_duration_ends_with_the_last_piece(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the event waits for an exception."""
+    clock = [0]
+    monkeypatch.setattr("libtelemetry._request.time.perf_counter_ns", lambda: clock[0])
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(500))
+        clock[0] = 2_000_000
+        await send(piece(b"a"))
+        clock[0] = 90_000_000
+
+    run(Middleware(app, notes))
+    assert notes[0]["duration_ms"] == 2.0
+
+
 def test_a_client_that_goes_away_after_its_answer_is_none(notes: Notes) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(503))
@@ -203,6 +232,21 @@ def test_the_trace_of_the_caller_is_told(header: bytes, told: str | None, notes:
     of = scope(headers=[(b"a", b"b"), (b"traceparent", header)])
     run(Middleware(sends(start(), piece(b"")), notes), of)
     assert notes[0].get("trace_id") == told
+
+
+def test_the_active_span_wins(notes: Notes) -> None:
+    trace = framework("opentelemetry.trace")
+    span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=False))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with trace.use_span(span):
+            await send(start())
+        await send(piece(b""))
+
+    header = b"00-" + TRACE.encode() + b"-00f067aa0ba902b7-01"
+    run(Middleware(app, notes), scope(headers=[(b"traceparent", header)]))
+    (event,) = notes
+    assert (event["trace_id"], event["span_id"]) == (f"{0xABC:032x}", f"{0xDEF:016x}")
 
 
 def test_the_events_can_be_changed_and_left_out(notes: Notes) -> None:

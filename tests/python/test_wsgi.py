@@ -219,7 +219,7 @@ def test_an_exception_that_the_application_answers_itself_is_told(notes: Notes) 
 
 
 def test_the_write_callable_works_and_is_counted(notes: Notes) -> None:
-    written = []
+    written: list[bytes] = []
 
     def application(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         start_response("200 OK", [])(b"abc")
@@ -258,6 +258,25 @@ def test_the_trace_of_the_caller_is_told(header: str, told: str | None, notes: N
     call(Middleware(answers(list), notes), environ(HTTP_TRACEPARENT=header))
     assert notes[0].get("trace_id") == told
     assert "span_id" not in notes[0]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_active_span_wins(inside: bool, notes: Notes) -> None:
+    """Whether the instrumentation is around the middleware or within the application."""
+    trace = framework("opentelemetry.trace")
+    span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=False))
+    application: Any = answers(lambda: Response(b"a"))
+
+    def spanned(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        with trace.use_span(span):
+            found: Iterable[bytes] = (application if inside else whole)(environ, start_response)
+            return found
+
+    whole = Middleware(spanned if inside else application, notes)
+    header = f"00-{TRACE}-00f067aa0ba902b7-01"
+    serve(whole if inside else spanned, environ(HTTP_TRACEPARENT=header))
+    (event,) = notes
+    assert (event["trace_id"], event["span_id"]) == (f"{0xABC:032x}", f"{0xDEF:016x}")
 
 
 def test_the_events_can_be_changed_and_left_out(notes: Notes) -> None:

@@ -1,9 +1,10 @@
 """OTLP in protobuf, written by hand: one span or one log record in a request of its own.
 
 The SDK's encoder builds a tree of message objects, groups by resource, whose hash is that of its
-JSON text, and serializes the tree: 65 us for a span of eight attributes. Here the bytes are joined
-as they come, in 8 us, and neither the protobuf package nor orjson is needed. The result is the
-same message, which the tests compare with what the SDK's encoder makes.
+JSON text, and serializes the tree: 46 us for a span of eight attributes and an event. Here the
+bytes are joined as they come, in 11 us, and neither the protobuf package nor orjson is needed. (As
+OTLP/JSON through orjson it is 6 us, but three times the bytes, which then must be parsed.) The
+result is the same message, which the tests compare with what the SDK's encoder makes.
 
 What does not vary from span to span, resource and scope, is encoded once and kept: a request is
 ``head + span + tail`` with three lengths in between. Lengths are the only state of the encoding,

@@ -17,7 +17,6 @@ are those of `Client` and win. What the spans carry (resource, limits, sampling)
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +26,6 @@ try:
     from opentelemetry.sdk._logs import export as _logs_export
     from opentelemetry.sdk.trace import SpanProcessor as _SpanProcessor
     from opentelemetry.sdk.trace import export as _trace_export
-    from opentelemetry.sdk.trace.id_generator import IdGenerator as _IdGenerator
 except ImportError as error:
     raise ImportError(
         "libtelemetry.integrations.opentelemetry needs the package opentelemetry-sdk: "
@@ -37,13 +35,7 @@ except ImportError as error:
 from .. import Client
 from . import _otlp
 
-__all__ = [
-    "IdGenerator",
-    "LogRecordExporter",
-    "LogRecordProcessor",
-    "SpanExporter",
-    "SpanProcessor",
-]
+__all__ = ["LogRecordExporter", "LogRecordProcessor", "SpanExporter", "SpanProcessor"]
 
 _logger = logging.getLogger("libtelemetry.opentelemetry")
 
@@ -109,11 +101,9 @@ class SpanProcessor(_Outlet, _SpanProcessor):  # type: ignore[misc]
 
     def on_end(self, span: Any) -> None:
         """Encode the span and enqueue it. Never blocks, never raises."""
-        context = span.context
-        if context is None or not context.trace_flags.sampled:
-            return
         try:
-            self._put_span(span)
+            if span.context.trace_flags.sampled:
+                self._put_span(span)
         except Exception:
             _logger.exception("a span could not be encoded")
 
@@ -132,8 +122,8 @@ class LogRecordProcessor(_Outlet, _LogRecordProcessor):  # type: ignore[misc]
             self._put_log(log_record)
         except Exception:
             # That line is likely to come back here; it must end there.
-            scope = log_record.instrumentation_scope
-            if scope is None or scope.name != _logger.name:
+            scope = getattr(log_record, "instrumentation_scope", None)
+            if getattr(scope, "name", "") != _logger.name:
                 _logger.exception("a log record could not be encoded")
 
 
@@ -165,23 +155,3 @@ class LogRecordExporter(_Outlet, _LogRecordExporter):  # type: ignore[misc]
         """Enqueue each record. SUCCESS if all were taken; delivering them is the client's work."""
         taken = all([self._put_log(data) for data in batch])
         return _LogResult.SUCCESS if taken else _LogResult.FAILURE
-
-
-class IdGenerator(_IdGenerator):  # type: ignore[misc]
-    """Trace and span ids from the system's entropy: ``TracerProvider(id_generator=IdGenerator())``.
-
-    The SDK's own draws from `random`, which Python seeds anew in ``os.fork``, and only there. uWSGI
-    forks in C: without this, all of its workers give the same ids to different spans.
-    """
-
-    def generate_span_id(self) -> int:
-        """64 random bits, not all zero."""
-        return int.from_bytes(os.urandom(8), "big") or self.generate_span_id()
-
-    def generate_trace_id(self) -> int:
-        """128 random bits, not all zero."""
-        return int.from_bytes(os.urandom(16), "big") or self.generate_trace_id()
-
-    def is_trace_id_random(self) -> bool:
-        """Yes: for the flag of that name in ``traceparent``."""
-        return True

@@ -153,7 +153,8 @@ impl<'a> Values<'a> {
             let given = Given::new(key, Raw::Text(text), Some(variable), true);
             return if utf8 { Ok(Some(given)) } else { Err(given.error("***", "it is not UTF-8")) };
         }
-        let typed = matches!(key.kind, Kind::Integer { .. } | Kind::Choice { .. } | Kind::Flag);
+        let typed =
+            matches!(key.kind, Kind::Integer { .. } | Kind::Choice { .. } | Kind::Flag | Kind::Fraction);
         Ok(typed.then(|| Given::new(key, Raw::Text(key.default.to_string()), None, false)))
     }
 
@@ -180,6 +181,21 @@ impl<'a> Values<'a> {
             (Some(value), _) => Err(given.error(&value.to_string(), "")),
             (None, _) => Err(given.error(&text, "")),
         }
+    }
+
+    /// A number from 0 to 1.
+    pub fn fraction(&self, name: &str) -> Result<f64, ConfigError> {
+        let given = self.typed(name)?;
+        let (text, value) = match &given.value {
+            Raw::Json(node @ Node::Number(number)) => (node.shown(), number.as_f64()),
+            Raw::Json(node) => (node.shown(), None),
+            // A number as JSON has it: "inf" is none.
+            Raw::Text(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {
+                (shown(text), serde_json::from_str(text).ok())
+            }
+            Raw::Text(text) => (shown(text), None),
+        };
+        value.filter(|value| (0.0..=1.0).contains(value)).ok_or_else(|| given.error(&text, ""))
     }
 
     /// A string. None when nobody gave one; empty only where that has a meaning.
@@ -242,20 +258,22 @@ impl<'a> Values<'a> {
         boolean(&text).ok_or_else(error)
     }
 
+    /// The object of free names. None when nobody gave one.
+    pub fn object(&self, name: &str) -> Result<Option<Given<Object>>, ConfigError> {
+        let Some(given) = self.raw(name)? else { return Ok(None) };
+        let members = match &given.value {
+            Raw::Json(Node::Object(members)) => members.clone(),
+            Raw::Json(node) => return Err(given.error("", &format!("it is {}", node.kind()))),
+            Raw::Text(text) => object(text).map_err(|why| given.error("", &format!("it {why}")))?,
+        };
+        Ok(Some(given.with(members)))
+    }
+
     /// The object of free names, each with a string. None when nobody gave one.
     pub fn headers(&self, name: &str) -> Result<Option<Given<Headers>>, ConfigError> {
-        let Some(given) = self.raw(name)? else { return Ok(None) };
-        let parsed;
-        let members = match &given.value {
-            Raw::Json(Node::Object(members)) => members,
-            Raw::Json(node) => return Err(given.error("", &format!("it is {}", node.kind()))),
-            Raw::Text(text) => {
-                parsed = object(text).map_err(|why| given.error("", &format!("it {why}")))?;
-                &parsed
-            }
-        };
-        let mut headers = Vec::with_capacity(members.len());
-        for (member, value) in members {
+        let Some(given) = self.object(name)? else { return Ok(None) };
+        let mut headers = Vec::with_capacity(given.value.len());
+        for (member, value) in &given.value {
             match value {
                 Node::Text(text) => headers.push((member.clone(), text.clone())),
                 Node::Null => {}
