@@ -45,7 +45,7 @@ def methods(host: str, adapted: bool) -> dict[str, Any]:
     """Scores of every kind, spans, and media in them."""
     client = make(host, environment="test", additional_headers={"X-Own": "1"})
     native = install(client) if adapted else None
-    detail = Detail("\u00e9\u4e2d\U0001f600 \\\"", datetime(2026, 11, 21, tzinfo=timezone.utc))
+    detail = Detail('\u00e9\u4e2d\U0001f600 \\"', datetime(2026, 11, 21, tzinfo=timezone.utc))
     client.create_score(name="plain", value=1, score_id="s-1")
     client.create_score(
         name="full",
@@ -272,5 +272,7 @@ def decode(requests: list[str]) -> list[dict[str, Any]]:
         for resource in MessageToDict(message)["resourceSpans"]:
             for scope in resource["scopeSpans"]:
                 for span in scope["spans"]:
-                    found.append({**span, "scope": scope["scope"], "resource": resource["resource"]})
+                    found.append(
+                        {**span, "scope": scope["scope"], "resource": resource["resource"]}
+                    )
     return json.loads(json.dumps(found))  # type: ignore[no-any-return] # JSON is Any

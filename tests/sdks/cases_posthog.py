@@ -45,7 +45,7 @@ def methods(host: str, adapted: bool, options: dict[str, Any]) -> list[Any]:
             "full",
             distinct_id="u-1",
             properties={
-                "text": "\u00e9\u4e2d\U0001f600 \\\"",
+                "text": '\u00e9\u4e2d\U0001f600 \\"',
                 "when": when,
                 "list": [1, 2.5, None, True],
                 "id": UUID(int=7),
@@ -128,7 +128,7 @@ def children(host: str) -> list[Any]:
 
 
 def late_in_a_child(host: str) -> dict[str, int]:
-    """The adapter comes in a child that Python was not told of, with a queue full of its parent's."""
+    """The adapter comes in a child that Python was not told of, with a copy of a full queue."""
     # A thread that asks for the GIL at the moment of such a fork leaves a child that waits for it.
     sys.setswitchinterval(1000)
     client = Posthog(KEY, host=host, flush_at=1000, flush_interval=1)

@@ -32,7 +32,7 @@ def methods(host: str, adapted: bool, options: dict[str, Any]) -> list[Any]:
         lambda: client.track(
             "u-1",
             "full",
-            {"text": "\u00e9\u4e2d\U0001f600 \\\"", "when": when, "day": date(2026, 11, 21)},
+            {"text": '\u00e9\u4e2d\U0001f600 \\"', "when": when, "day": date(2026, 11, 21)},
             context={"ip": "192.0.2.1"},
             timestamp=when,
             anonymous_id="a-1",

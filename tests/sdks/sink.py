@@ -1,4 +1,4 @@
-"""A real HTTP server in the place of PostHog, Segment and Langfuse: it takes and keeps every request.
+"""A real HTTP server in the place of PostHog, Segment and Langfuse: it keeps every request.
 
 It knows just enough of each service to answer as that service does. What `telemetry collect` thinks
 of the requests is tested elsewhere; this one keeps them whole, so that they can be compared.

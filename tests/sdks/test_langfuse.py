@@ -42,7 +42,8 @@ def test_it_sends_what_the_sdk_sends(age: str, sink: Sink) -> None:
     said, found = {}, {}
     for adapted in (False, True):
         said[adapted] = run(age, "cases_langfuse.methods", sink.url, adapted)
-        for score in scores(sink, age):
+        these = scores(sink, age)
+        for score in these:
             if score["name"] == "in span":
                 assert re.fullmatch("[0-9a-f]{16}", score.pop("id"))
                 assert re.fullmatch("[0-9a-f]{16}", score.pop("observationId"))
@@ -54,7 +55,7 @@ def test_it_sends_what_the_sdk_sends(age: str, sink: Sink) -> None:
         puts = [one for one in sink.requests if one.method == "PUT"]
         patches = [one for one in sink.requests if one.method == "PATCH"]
         found[adapted] = {
-            "scores": plain(scores(sink, age)),
+            "scores": plain(these),
             "spans": plain(spans(sink, age)),
             "media": plain(media),
             "bytes": sorted((one.path, one.body) for one in puts),
