@@ -63,7 +63,7 @@ typedef int32_t telemetry_status;
  */
 typedef struct telemetry_stats_t {
   /**
-   * Events for which telemetry_enqueue returned TELEMETRY_OK.
+   * Events that telemetry_enqueue took.
    */
   uint64_t accepted;
   /**
@@ -155,6 +155,10 @@ typedef struct telemetry_stats_t {
    */
   uint64_t evicted;
   /**
+   * Times telemetry_enqueue returned TELEMETRY_OK for an event that `sample` left out; not in `accepted`.
+   */
+  uint64_t sampled_out;
+  /**
    * Uploads that telemetry_upload took.
    */
   uint64_t uploads;
@@ -242,7 +246,7 @@ telemetry_status telemetry_open(const char *config_json,
 /**
  * Takes one event: `len` bytes at `event`, one JSON object in UTF-8 (other formats say otherwise). The bytes
  * are copied; the caller keeps its buffer. That it is JSON is checked later, on the sender's thread, and a
- * bad one is counted in `invalid`.
+ * bad one is counted in `invalid`. One that `sample` leaves out is TELEMETRY_OK as well, and counted in `sampled_out`.
  *
  * With `spool_dir`, once TELEMETRY_OK is returned the event outlives the process, whatever ends it.
  *

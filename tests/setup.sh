@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What the Python and server tests need: .venv with the pinned packages, and Debian's servers.
+# What the Python and server tests need: .venv with the pinned packages, the SDKs that the adapters are
+# for in .venv/sdks, and Debian's servers.
 # Does nothing when everything is there. PYTHON names the interpreter (default python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,11 +33,22 @@ fi
 
 stamp=.venv/.installed
 want=$({ "$python" -V; cat tests/requirements.txt; } | sha256sum)
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     "$python" -m venv --clear .venv
-    pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
     # From its cache, pip would take a uWSGI that was compiled for another build of this version.
     pip install -q --no-cache-dir "$(grep '^uWSGI==' tests/requirements.txt)"
     pip install -q -r tests/requirements.txt
     echo "$want" >"$stamp"
 fi
+
+# Directories and not environments: one interpreter, and one server, is run with either of them.
+for age in newest year-old; do
+    directory=.venv/sdks/$age
+    want=$(sha256sum <"tests/sdks/$age.txt")
+    if [ "$(cat "$directory/.installed" 2>/dev/null)" != "$want" ]; then
+        rm -rf "$directory"
+        pip install -q --target "$directory" -r "tests/sdks/$age.txt"
+        echo "$want" >"$directory/.installed"
+    fi
+done

@@ -44,7 +44,9 @@ EVENTS = 5
 def run(collector: Collector, directory: Path, requests: int) -> tuple[list[Key], list[Key]]:
     """Start the server, send the requests, stop it; the events taken by master and workers."""
     with gunicorn(collector, directory, "gunicorn.log") as server:
-        print(f"server     http://127.0.0.1:{server.port}   gunicorn --preload -w {WORKERS}, no hook")
+        print(
+            f"server     http://127.0.0.1:{server.port}   gunicorn --preload -w {WORKERS}, no hook"
+        )
         master = [(pid, seq) for pid, seq in server.get("/startup")]
         start = time.monotonic()
         workers = load(server, requests, EVENTS, workers=WORKERS)

@@ -83,6 +83,8 @@ class Stats(NamedTuple):
     """Records and files in the spool of a dead process that could not be read."""
     evicted: int = 0
     """Events given up for room under ``spool_evict="oldest"``; they are in `expired`, too."""
+    sampled_out: int = 0
+    """Events that ``sample`` left out: `enqueue` returned True and did not take them."""
     uploads: int = 0
     """Uploads that `upload` took."""
     uploaded: int = 0

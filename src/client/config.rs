@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - What [`Config::parse`] returns is complete and consistent: nothing behind it checks a range again.
-//! - Precedence for each key: JSON, then the variable `TELEMETRY_<KEY>`, then the default. `null` in the JSON and
-//!   an empty variable are as if absent (an empty `proxy` means none).
+//! - Precedence for each key: JSON, then the variable `TELEMETRY_<KEY>`, then for the otlp formats OpenTelemetry's own
+//!   (see [`otel`]), then the default. `null` in the JSON and an empty variable are as if absent (an empty `proxy` means
+//!   none).
 //! - What cannot be honoured is refused, never ignored: unknown keys at every depth, and keys given twice. Other
 //!   `TELEMETRY_*` variables are not looked at, because programs beside the library have their own.
 //! - `disabled` (also `TELEMETRY_DISABLED=1`) makes every call a cheap OK but hides no mistake: a bad
@@ -23,8 +24,10 @@
 mod formats;
 mod json;
 mod keys;
+mod otel;
 mod proxy;
 mod redact;
+mod rules;
 mod spool;
 mod values;
 
@@ -35,6 +38,8 @@ pub use formats::{Encoding, FORMATS, FormatKind};
 pub use keys::{KEYS, Key, Kind, keys_markdown};
 pub use spool::{Evict, Spool, Sync};
 
+use crate::delivery::rules::redact::Redact;
+use crate::delivery::rules::sample::Sample;
 use crate::sink::{Endpoint, Proxy, http1};
 use formats::Wire;
 use redact::redact;
@@ -45,6 +50,8 @@ use values::{Given, Headers, Values};
 pub struct Config {
     /// Where events go, as given but for the user information.
     pub endpoint: Endpoint,
+    /// An endpoint that has no path gets none of the format's.
+    pub endpoint_as_is: bool,
     /// How a batch becomes a request.
     pub format: FormatKind,
     /// How OTLP is written.
@@ -59,6 +66,14 @@ pub struct Config {
     pub headers: Vec<(String, String)>,
     /// Name for logs and in the spool; safe as a file name.
     pub name: Option<String>,
+    /// Members merged into each event, each value as JSON text; their words for pid and host are not replaced yet.
+    pub context: Vec<(String, String)>,
+    /// Attributes of the resource of otlp's plain records, from OpenTelemetry's variables; the context comes first.
+    pub otel_resource: Vec<(String, String)>,
+    /// What must not leave.
+    pub redact: Option<Redact>,
+    /// What is kept; none for everything.
+    pub sample: Option<Sample>,
     /// How bodies are compressed.
     pub compression: Compression,
     /// One request, connect to last byte.
@@ -207,7 +222,9 @@ impl Config {
     ///
     /// Reads nothing else: no file is opened and relative paths stay relative, see [`Config::anchored`].
     pub fn parse(json: &str, env: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-        let values = Values::open(json, &env)?;
+        let mut values = Values::open(json, &env)?;
+        let format = formats::kind(&values)?;
+        values.ask_otel(format.signal());
 
         let given = values.text("endpoint")?;
         let default = keys::find("endpoint").map_or("", |key| key.default);
@@ -217,12 +234,18 @@ impl Config {
             None => ConfigError::new(format!("the default endpoint: {why}")),
         })?;
 
+        let endpoint_as_is = given.is_some_and(|given| given.is_from(otel::OWN_ENDPOINTS));
+        if matches!(endpoint, Endpoint::File { .. }) {
+            // What is left to ask for is how to talk to a collector.
+            values.ask_otel(None);
+        }
+
         let mut userinfo = match &mut endpoint {
             Endpoint::Http { url } => url.userinfo.take(),
             _ => None,
         };
         let Wire { format, encoding, api_key, compression } =
-            Wire::read(&values, formats::kind(&values)?, &mut endpoint, &mut userinfo)?;
+            Wire::read(&values, format, &mut endpoint, &mut userinfo)?;
         let headers = headers(&values)?;
         let (basic, bearer) = credentials(&values, userinfo, &headers)?;
         let spool = Spool::read(&values)?;
@@ -236,6 +259,10 @@ impl Config {
             bearer,
             headers: headers.map(|given| given.value).unwrap_or_default(),
             name: name(&values)?,
+            context: rules::context(&values, format)?,
+            otel_resource: if format.is_otlp() { otel::resource(values.env())? } else { Vec::new() },
+            redact: rules::redact(&values)?,
+            sample: rules::sample(&values)?,
             compression,
             timeout_ms: values.integer("timeout_ms")?.value,
             tls: tls(&values)?,
@@ -270,6 +297,7 @@ impl Config {
             disabled: values.flag("disabled")?,
             test: test_switches(&values)?,
             endpoint,
+            endpoint_as_is,
         })
     }
 
@@ -483,6 +511,7 @@ impl fmt::Debug for Config {
         // Taken apart without `..`, so that a new field is a decision here too.
         let Config {
             endpoint,
+            endpoint_as_is,
             format,
             encoding,
             api_key,
@@ -490,6 +519,10 @@ impl fmt::Debug for Config {
             bearer,
             headers,
             name,
+            context,
+            otel_resource,
+            redact,
+            sample,
             compression,
             timeout_ms,
             tls,
@@ -513,8 +546,10 @@ impl fmt::Debug for Config {
         } = self;
         let hide = |secret: &Option<String>| secret.as_ref().map(|_| "***");
         let headers: Vec<_> = headers.iter().map(|(name, _)| (name, "***")).collect();
+        let context: Vec<_> = context.iter().map(|(name, _)| (name, "***")).collect();
         f.debug_struct("Config")
             .field("endpoint", endpoint)
+            .field("endpoint_as_is", endpoint_as_is)
             .field("format", format)
             .field("encoding", encoding)
             .field("api_key", &hide(api_key))
@@ -522,6 +557,10 @@ impl fmt::Debug for Config {
             .field("bearer", &hide(bearer))
             .field("headers", &headers)
             .field("name", name)
+            .field("context", &context)
+            .field("otel_resource", otel_resource)
+            .field("redact", redact)
+            .field("sample", sample)
             .field("compression", compression)
             .field("timeout_ms", timeout_ms)
             .field("tls", tls)

@@ -63,6 +63,10 @@ pub const DEAD: u32 = 2;
 pub const DISABLED: u32 = 4;
 /// Test switch: the next `enqueue` panics.
 pub const PANIC_IN_ENQUEUE: u32 = 8;
+/// Not every event is kept: [`crate::delivery::rules::sample`] decides, off the common path.
+pub const SAMPLED: u32 = 16;
+/// The flags that only send an event the long way.
+pub const LONG_WAY: u32 = PANIC_IN_ENQUEUE | SAMPLED;
 
 /// How far an event came on the hot path.
 pub enum Fast<'a> {
@@ -91,7 +95,7 @@ pub struct Client {
     pub(super) media_room: usize,
     pub(super) coarse: bool,
     pub(super) block: Option<Duration>,
-    /// [`CLOSED`], [`DEAD`], [`DISABLED`], [`PANIC_IN_ENQUEUE`]: outside the wiped page, so that children inherit it.
+    /// [`CLOSED`], [`DEAD`], [`DISABLED`], [`LONG_WAY`]: outside the wiped page, so that children inherit it.
     pub(super) flags: AtomicU32,
     /// The opener's world was built: a blank page from now on is a child's.
     pub(super) opened: AtomicBool,
@@ -143,11 +147,17 @@ impl Client {
     #[cold]
     pub fn enqueue(&self, event: &[u8]) -> Status {
         let flags = self.flags.load(Ordering::Relaxed);
-        if flags & !PANIC_IN_ENQUEUE != 0 || event.is_empty() || event.len() > self.max_event {
+        if flags & !LONG_WAY != 0 || event.is_empty() || event.len() > self.max_event {
             return self.refuse(event, flags);
         }
         if flags & PANIC_IN_ENQUEUE != 0 {
             forced_panic();
+        }
+        if self.settings.rules.sample.as_ref().is_some_and(|sample| !sample.keep(event)) {
+            if self.enter().is_some() {
+                counters::add(&self.control().counters.sampled_out, 1);
+            }
+            return Status::Ok;
         }
         let mut blocked = None;
         loop {
@@ -291,7 +301,7 @@ impl Client {
             return false;
         }
         clock::nap(Duration::from_micros(500));
-        self.flags.load(Ordering::Relaxed) == 0
+        self.flags.load(Ordering::Relaxed) & !LONG_WAY == 0
     }
 
     /// An event was taken and somebody should look after it. `true`: the consumer had given up on its record,

@@ -5,7 +5,7 @@
 //!   no thread that died or was never made can hang a caller.
 //! - A process that never used the client has nothing to flush, stop or count.
 
-use super::handle::{CLOSED, Client, DEAD, DISABLED, Status};
+use super::handle::{CLOSED, Client, DEAD, DISABLED, LONG_WAY, Status};
 use crate::delivery::engine::Desk;
 use crate::delivery::sender;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
@@ -61,6 +61,7 @@ pub struct Snapshot {
     pub spool_failures: u64,
     pub corrupt: u64,
     pub evicted: u64,
+    pub sampled_out: u64,
     pub uploads: u64,
     pub uploaded: u64,
     pub uploads_failed: u64,
@@ -291,6 +292,7 @@ impl Client {
             spool_failures: self.control().store.failures.load(Ordering::Acquire),
             corrupt: get(&c.corrupt),
             evicted: get(&c.evicted),
+            sampled_out: get(&c.sampled_out),
             uploads: get(&c.uploads),
             uploaded: get(&c.uploaded),
             uploads_failed: get(&c.uploads_failed),
@@ -401,7 +403,7 @@ impl ForkAware for Client {
             let left = deadline.saturating_duration_since(Instant::now());
             self.drain(generation, left, self.patience(), false);
         }
-        if self.flags.load(Ordering::SeqCst) != 0 {
+        if self.flags.load(Ordering::SeqCst) & !LONG_WAY != 0 {
             return;
         }
         if self.spool.is_some() {

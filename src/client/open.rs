@@ -6,19 +6,27 @@
 //! - Opening starts no thread and opens no socket.
 
 use super::config::{
-    Clock, Compression, Config, Evict, FormatKind, OnFull, ResolverKind, Spool, Sync, process_env,
+    Clock, Compression, Config, Encoding as OtlpEncoding, Evict, FormatKind, OnFull, ResolverKind, Spool,
+    Sync, process_env,
 };
-use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE};
+use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE, SAMPLED};
 use crate::delivery::compress::Encoding;
 use crate::delivery::dead_letter::DeadLetter;
 use crate::delivery::engine::{Settings, SpoolSettings};
 use crate::delivery::media::MediaSettings;
 use crate::delivery::retry::Limits;
+use crate::delivery::rules::{Rules, context::Context};
 use crate::fork::{gate, hooks};
 use crate::format::Format;
 use crate::format::json::JsonArray;
+use crate::format::langfuse::Langfuse;
+use crate::format::langfuse_scores::LangfuseScores;
 use crate::format::ndjson::Ndjson;
+use crate::format::otlp::{self, Otlp};
 use crate::format::posthog::Posthog;
+use crate::format::posthog_v1::PosthogV1;
+use crate::format::segment::Segment;
+use crate::format::sentry::Sentry;
 use crate::platform::log::{Level, Reason, say};
 use crate::platform::mmap::Latest;
 use crate::platform::page::WipedPage;
@@ -29,6 +37,7 @@ use crate::queue::spool::directory::{Directory, Problem};
 use crate::queue::spool::header::format_name;
 use crate::queue::spool::store::{SPARES, Spec};
 use crate::sink::{self, Endpoint, SinkConfig, url};
+use serde_json::Value;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -55,10 +64,10 @@ pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
     }
-    let format = format_of(&config)?;
+    let format = format_of(&config);
     let sink = sink_of(&config, &*format)?;
     sink::validate(&sink).map_err(OpenError::Config)?;
-    let settings = Arc::new(settings_of(&config, &sink));
+    let settings = Arc::new(Settings { rules: rules_of(&config)?, ..settings_of(&config, &sink) });
     let spool = config.spool.as_ref().map(|keys| spool_of(keys, &config)).transpose()?;
     build(&config, settings, format, sink, spool)
 }
@@ -111,20 +120,68 @@ fn build(
 
 fn flags_of(config: &Config) -> u32 {
     let panics = config.test.panic.as_deref() == Some("enqueue");
-    (if config.disabled { DISABLED } else { 0 }) | (if panics { PANIC_IN_ENQUEUE } else { 0 })
+    let flags = [(config.disabled, DISABLED), (panics, PANIC_IN_ENQUEUE), (config.sample.is_some(), SAMPLED)];
+    flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag)
 }
 
-fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
-    Ok(match config.format {
+fn rules_of(config: &Config) -> Result<Rules, OpenError> {
+    let members = Some(&config.context).filter(|members| !members.is_empty());
+    let context = members.map(|members| Context::parse(members, &process::host_name())).transpose();
+    let context = context.map_err(|why| OpenError::Config(format!("context: {why}")))?;
+    Ok(Rules { redact: config.redact.clone(), context, sample: config.sample.clone() })
+}
+
+fn format_of(config: &Config) -> Arc<dyn Format> {
+    let key = config.api_key.as_deref().unwrap_or_default();
+    match config.format {
         FormatKind::Ndjson => Arc::new(Ndjson),
         FormatKind::Json => Arc::new(JsonArray),
-        FormatKind::Posthog => Arc::new(Posthog::new(config.api_key.as_deref().unwrap_or_default())),
-        other => return Err(OpenError::Config(format!("the format {} is not there yet", other.as_str()))),
-    })
+        FormatKind::Posthog => Arc::new(Posthog::new(key)),
+        FormatKind::PosthogV1 => Arc::new(PosthogV1::new(key)),
+        FormatKind::Langfuse => Arc::new(Langfuse::new(config.basic.as_deref())),
+        FormatKind::LangfuseScores => Arc::new(LangfuseScores::new(config.basic.as_deref())),
+        FormatKind::Segment => Arc::new(Segment::new(key)),
+        FormatKind::Sentry => Arc::new(Sentry::new(key, None)),
+        FormatKind::OtlpLogs => Arc::new(otlp_of(otlp::Signal::Logs, config)),
+        FormatKind::OtlpTraces => Arc::new(otlp_of(otlp::Signal::Traces, config)),
+    }
+}
+
+/// Its resource is the context, and behind it what OpenTelemetry's variables say.
+fn otlp_of(signal: otlp::Signal, config: &Config) -> Otlp {
+    let encoding = match config.encoding {
+        OtlpEncoding::Protobuf => otlp::Encoding::Protobuf,
+        OtlpEncoding::Json => otlp::Encoding::Json,
+    };
+    let host = process::host_name();
+    // Whether each is JSON was asked when the rules were made.
+    let read = |(key, value): &(String, String)| Some((key.clone(), serde_json::from_str(value).ok()?));
+    let mut resource: Vec<(String, Value)> = config.context.iter().filter_map(read).collect();
+    for (_, value) in &mut resource {
+        put_host(value, &host);
+    }
+    for (key, value) in &config.otel_resource {
+        if !resource.iter().any(|(other, _)| other == key) {
+            resource.push((key.clone(), value.as_str().into()));
+        }
+    }
+    Otlp::new(signal, encoding, &resource)
+}
+
+/// The machine's name for its word.
+fn put_host(value: &mut Value, host: &str) {
+    match value {
+        Value::String(word) if word == "$host" => *word = host.to_string(),
+        Value::Array(list) => list.iter_mut().for_each(|value| put_host(value, host)),
+        Value::Object(map) => map.values_mut().for_each(|value| put_host(value, host)),
+        _ => {}
+    }
 }
 
 fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
-    let mut sink = SinkConfig::new(config.endpoint.clone().with_path(format.path()));
+    let endpoint = config.endpoint.clone();
+    let mut sink =
+        SinkConfig::new(if config.endpoint_as_is { endpoint } else { endpoint.with_path(format.path()) });
     sink.tls = sink::TlsFiles {
         ca_pem: read_file("tls.ca_file", config.tls.ca_file.as_ref())?,
         client_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?
@@ -220,6 +277,7 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
         max_event_age: Duration::from_secs(config.retry.max_age_s),
         idle: ms(config.idle_ms),
         dead_letter: config.dead_letter.clone().map(DeadLetter::new),
+        rules: Rules::default(),
         spool: config.spool.as_ref().map_or_else(SpoolSettings::default, |keys| SpoolSettings {
             evict: keys.evict == Evict::Oldest,
             sync: keys.sync != Sync::None,

@@ -125,7 +125,7 @@ impl Batch {
                     && body <= limits.body.min(max_bytes)
                     && !(format.unique_ids() && g.ids.contains(item.sent_id()))
             };
-            let at = open.iter().position(|g| fits(g));
+            let at = open.iter().position(fits);
             let group = match at {
                 Some(at) => &mut open[at],
                 None => {
@@ -205,12 +205,14 @@ impl Batch {
         }
         group.attempts += 1;
         let bytes = open.iter().map(|&i| self.items[i].text.len()).sum();
-        let kind = open.first().map_or(0, |&i| self.items[i].kind());
+        let first = open.first().map(|&i| &self.items[i]);
+        let kind = first.map_or(0, Item::kind);
         let envelope = Envelope {
             kind,
             events: open.len(),
             bytes,
             id: std::str::from_utf8(&group.id).unwrap_or_default(),
+            first: first.map_or("", Item::sent_id),
             created_ns: group.created_ns,
             now_ns,
             attempt: group.attempts,

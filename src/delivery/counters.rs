@@ -46,6 +46,8 @@ pub struct Counters {
     pub corrupt: AtomicU64,
     /// Events that made room for newer ones; counted as expired too.
     pub evicted: AtomicU64,
+    /// Events that `enqueue` did not take because they were not in the sample.
+    pub sampled_out: AtomicU64,
     /// Uploads that were taken.
     pub uploads: AtomicU64,
     /// Uploads that this process delivered.
@@ -91,6 +93,7 @@ impl Counters {
             &self.left_in_spool,
             &self.corrupt,
             &self.evicted,
+            &self.sampled_out,
             &self.uploads,
             &self.uploaded,
             &self.uploads_failed,

@@ -1,7 +1,8 @@
 //! The file of events that will never be delivered: what the collector refused, and what is not JSON.
 //!
 //! One JSON object a line: `refused_at`, `endpoint`, `status` (null where nobody was asked), `reason`, and the
-//! `event` as it was sent, or as a string in `raw` where it is not JSON.
+//! `event` as it was sent, or as a string in `raw` where it is not JSON. `raw` is null where `redact` is set and the event
+//! could not be redacted.
 //!
 //! Invariants:
 //! - It never stops delivery: what cannot be written is said once a minute, and the counters tell the number.
@@ -80,10 +81,14 @@ impl DeadLetter {
         }
     }
 
-    /// Append an event that is no event for the format, and was not sent.
-    pub fn invalid(&self, endpoint: &str, reason: &str, raw: &[u8]) {
+    /// Append an event that is no event for the format, and was not sent; without its text if that may not be shown.
+    pub fn invalid(&self, endpoint: &str, reason: &str, raw: Option<&[u8]>) {
         let mut line = Vec::new();
-        put(&mut line, &head(endpoint, None, reason), raw);
+        let head = head(endpoint, None, reason);
+        match raw {
+            Some(raw) => put(&mut line, &head, raw),
+            None => line.extend_from_slice(format!("{head}\"raw\":null}}\n").as_bytes()),
+        }
         self.keep(&line, 1);
     }
 
@@ -268,7 +273,7 @@ mod tests {
             b"\"\xff\"",
         ];
         for raw in raws {
-            dead.invalid("n", "not one JSON object", raw);
+            dead.invalid("n", "not one JSON object", Some(raw));
         }
         let lines = place.lines();
         let kept: Vec<&str> = lines.iter().map(|line| line["raw"].as_str().unwrap()).collect();
@@ -278,10 +283,13 @@ mod tests {
         assert_eq!(kept[7], "\"\u{FFFD}\"");
         assert!(lines.iter().all(|line| line["status"].is_null() && line.get("event").is_none()));
         // JSON that the format does not take stays JSON; a refused event that is none becomes a string.
-        dead.invalid("n", "no object", b"[1]");
+        dead.invalid("n", "no object", Some(b"[1]"));
         dead.refused("n", 400, "", [&b"\x0a\x03abc"[..]].into_iter());
         assert_eq!(place.lines()[8]["event"], json!([1]));
         assert_eq!(place.lines()[9]["raw"], "\n\u{3}abc");
+        dead.invalid("n", "hidden", None);
+        let hidden = &place.lines()[10];
+        assert_eq!((&hidden["reason"], hidden.get("raw")), (&json!("hidden"), Some(&Value::Null)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::dead_letter::DeadLetter;
 use super::lane::{Lane, Source};
 use super::media::{Media, MediaSettings};
 use super::retry::{Backoff, Limits};
+use super::rules::Rules;
 use super::words::Words;
 use crate::format::{Format, Invalid, Stamp};
 use crate::platform::log::{Level, Reason, say};
@@ -59,6 +60,8 @@ pub struct Settings {
     pub headers: Vec<(String, String)>,
     /// Where refused events are written to.
     pub dead_letter: Option<DeadLetter>,
+    /// What is done to each event.
+    pub rules: Rules,
     /// How the spool is looked after.
     pub spool: SpoolSettings,
     /// Where uploads go, if they go anywhere.
@@ -400,9 +403,18 @@ impl Engine {
         let id = record::event_id(fields.time_ns, fields.nonce, fields.position);
         let stamp = Stamp { id: &id, time_ns: fields.time_ns, pid, generation: fields.nonce };
         let limit = self.body_limit();
+        let rules = &self.settings.rules;
+        let allowed = match rules.redact(&*self.format, body) {
+            Ok(allowed) => allowed,
+            Err(why) => {
+                self.drop_invalid(desk, source, why, body, None);
+                return true;
+            }
+        };
+        let whole = rules.add_context(&*self.format, &allowed, &stamp);
         let lane = if source == Source::Own { &mut self.own } else { &mut self.orphaned };
         let start = lane.batch.text().len();
-        let taken = match self.format.event(lane.batch.text(), body, &stamp) {
+        let taken = match self.format.event(lane.batch.text(), &whole, &stamp) {
             Ok(taken) if lane.batch.text().len() - start > self.format.limits(taken.kind).event => {
                 Err(Invalid("larger than the collector takes"))
             }
@@ -412,7 +424,7 @@ impl Engine {
             Ok(taken) => taken,
             Err(why) => {
                 lane.batch.take_back(start);
-                self.drop_invalid(desk, source, why, body);
+                self.drop_invalid(desk, source, why, body, Some(&allowed));
                 return true;
             }
         };
@@ -427,12 +439,20 @@ impl Engine {
         true
     }
 
-    fn drop_invalid(&mut self, desk: &Desk<'_>, source: Source, why: Invalid, body: &[u8]) {
+    /// `shown`: what of it may be kept.
+    fn drop_invalid(
+        &mut self,
+        desk: &Desk<'_>,
+        source: Source,
+        why: Invalid,
+        body: &[u8],
+        shown: Option<&[u8]>,
+    ) {
         self.count_read(desk, source, body);
         add(&desk.counters.invalid, 1);
         say(Level::Warn, Reason::Invalid, &format!("an event was dropped: {}", why.0));
         if let Some(file) = &self.settings.dead_letter {
-            file.invalid(&self.settings.name, why.0, body);
+            file.invalid(&self.settings.name, why.0, shown);
         }
     }
 

@@ -31,5 +31,7 @@ pub mod media;
 #[cfg(not(loom))]
 pub mod retry;
 #[cfg(not(loom))]
+pub mod rules;
+#[cfg(not(loom))]
 pub mod sender;
 pub mod words;

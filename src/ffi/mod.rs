@@ -60,7 +60,7 @@ pub const TELEMETRY_INTERNAL: telemetry_status = 7;
 /// expired + queue_events.
 #[repr(C)]
 pub struct telemetry_stats_t {
-    /// Events for which telemetry_enqueue returned TELEMETRY_OK.
+    /// Events that telemetry_enqueue took.
     pub accepted: u64,
     /// Events the collector took.
     pub delivered: u64,
@@ -106,6 +106,8 @@ pub struct telemetry_stats_t {
     pub corrupt: u64,
     /// Events that made room for newer ones (`spool_evict`); they are in `expired` too.
     pub evicted: u64,
+    /// Times telemetry_enqueue returned TELEMETRY_OK for an event that `sample` left out; not in `accepted`.
+    pub sampled_out: u64,
     /// Uploads that telemetry_upload took.
     pub uploads: u64,
     /// Uploads that this process delivered, or found to be known to the server; with a spool dead processes' too.
@@ -194,7 +196,7 @@ pub unsafe extern "C-unwind" fn telemetry_open(
 
 /// Takes one event: `len` bytes at `event`, one JSON object in UTF-8 (other formats say otherwise). The bytes
 /// are copied; the caller keeps its buffer. That it is JSON is checked later, on the sender's thread, and a
-/// bad one is counted in `invalid`.
+/// bad one is counted in `invalid`. One that `sample` leaves out is TELEMETRY_OK as well, and counted in `sampled_out`.
 ///
 /// With `spool_dir`, once TELEMETRY_OK is returned the event outlives the process, whatever ends it.
 ///
@@ -347,6 +349,7 @@ fn stats_of(s: Snapshot) -> telemetry_stats_t {
         spool_failures: s.spool_failures,
         corrupt: s.corrupt,
         evicted: s.evicted,
+        sampled_out: s.sampled_out,
         uploads: s.uploads,
         uploaded: s.uploaded,
         uploads_failed: s.uploads_failed,

@@ -12,9 +12,19 @@
 
 pub mod json;
 pub mod json_text;
+#[cfg(test)]
+mod kit;
+pub mod langfuse;
+pub mod langfuse_scores;
 pub mod ndjson;
+pub mod otlp;
 pub mod posthog;
+pub mod posthog_v1;
+pub mod segment;
+pub mod sentry;
+pub mod sentry_log;
 pub mod time;
+pub mod uuid;
 
 use std::time::Duration;
 
@@ -69,6 +79,8 @@ pub struct Envelope<'a> {
     pub bytes: usize,
     /// A UUID, the same on every attempt.
     pub id: &'a str,
+    /// Id of the first of its events, as it is sent.
+    pub first: &'a str,
     /// When its events were put together, the same on every attempt; nanoseconds since the epoch.
     pub created_ns: u64,
     /// This attempt's time.
@@ -102,6 +114,11 @@ impl Answer<'_> {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
+
+    /// The body as JSON, if it is whole and JSON.
+    pub fn json(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(self.body).ok().filter(|_| !self.truncated)
+    }
 }
 
 /// What becomes of one event.
@@ -122,6 +139,13 @@ pub struct Outcome {
     pub fate: Fate,
     /// Why, if the service said so for this event.
     pub why: Option<Box<str>>,
+}
+
+impl Outcome {
+    /// Refused, and why.
+    pub fn refused(why: &str) -> Outcome {
+        Outcome { fate: Fate::Rejected, why: (!why.is_empty()).then(|| why.into()) }
+    }
 }
 
 impl From<Fate> for Outcome {
@@ -167,7 +191,7 @@ pub trait Format: Send + Sync {
         Limits::NONE
     }
 
-    /// Whether the service refuses a request in which an id is there twice.
+    /// Whether the service refuses a request in which an id is there twice, or its answer could not be read then.
     fn unique_ids(&self) -> bool {
         false
     }
@@ -176,6 +200,11 @@ pub trait Format: Send + Sync {
     /// `None`: the format was given the context and looks after it.
     fn context_at(&self) -> Option<&'static [&'static str]> {
         Some(&[])
+    }
+
+    /// Whether that is a whole request of the caller's own making, and no JSON: no rule can look into it.
+    fn is_serialized(&self, _raw: &[u8]) -> bool {
+        false
     }
 
     /// Headers of a request beside the configured ones and those that each request has.
@@ -209,9 +238,19 @@ pub trait Format: Send + Sync {
     }
 }
 
+/// The library, as it names itself to services.
+pub const SDK: &str = "libtelemetry";
+/// Its version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Bytes between so many events.
 pub fn separators(format: &(impl Format + ?Sized), events: usize) -> usize {
     events.saturating_sub(1) * format.between().len()
+}
+
+/// Digits of a number.
+pub fn decimals(number: usize) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
 /// The common rule for statuses; a format overrides where its service differs.
@@ -228,4 +267,9 @@ pub fn common_verdict(answer: &Answer<'_>) -> Verdict {
         400..=499 => Verdict::All(Fate::Rejected),
         _ => Verdict::All(Fate::Retry),
     }
+}
+
+/// The same for services that call 408 final.
+pub fn verdict_with_final_408(answer: &Answer<'_>) -> Verdict {
+    if answer.status == 408 { Verdict::All(Fate::Rejected) } else { common_verdict(answer) }
 }

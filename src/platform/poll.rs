@@ -1,4 +1,4 @@
-//! `poll(2)` on one descriptor: the only place where this library waits for the network.
+//! `poll(2)`: the only place where this library waits for the network.
 //!
 //! A wait is always bounded, and an interrupted one simply comes back early: the caller has a deadline and
 //! looks again.
@@ -18,18 +18,26 @@ pub enum Interest {
     Both,
 }
 
+impl Interest {
+    fn events(self) -> libc::c_short {
+        match self {
+            Interest::Read => libc::POLLIN,
+            Interest::Write => libc::POLLOUT,
+            Interest::Both => libc::POLLIN | libc::POLLOUT,
+        }
+    }
+}
+
+/// Rounded up: a last half millisecond waited as zero would turn the caller's loop into a spin.
+fn milliseconds(time: Duration) -> i32 {
+    time.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32
+}
+
 /// Wait until `fd` is ready, was hung up or failed (all of them: true), or for at most `time` (false).
 pub fn wait(fd: BorrowedFd<'_>, interest: Interest, time: Duration) -> io::Result<bool> {
-    let events = match interest {
-        Interest::Read => libc::POLLIN,
-        Interest::Write => libc::POLLOUT,
-        Interest::Both => libc::POLLIN | libc::POLLOUT,
-    };
-    // Rounded up: a last half millisecond waited as zero would turn the caller's loop into a spin.
-    let ms = time.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
-    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: interest.events(), revents: 0 };
     // SAFETY: `p` is one valid pollfd for the length of the call.
-    let r = unsafe { libc::poll(&mut p, 1, ms) };
+    let r = unsafe { libc::poll(&mut p, 1, milliseconds(time)) };
     if r < 0 {
         let e = io::Error::last_os_error();
         return if e.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(e) };
@@ -38,6 +46,21 @@ pub fn wait(fd: BorrowedFd<'_>, interest: Interest, time: Duration) -> io::Resul
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     Ok(r > 0)
+}
+
+/// The same for many descriptors: which of them are ready. One that is not open counts as ready.
+pub fn wait_any(fds: &[BorrowedFd<'_>], interest: Interest, time: Duration) -> io::Result<Vec<bool>> {
+    let poll =
+        |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: interest.events(), revents: 0 };
+    let mut all: Vec<libc::pollfd> = fds.iter().map(poll).collect();
+    // SAFETY: `all` is that many valid pollfds for the length of the call.
+    let r = unsafe { libc::poll(all.as_mut_ptr(), all.len() as libc::nfds_t, milliseconds(time)) };
+    if r < 0 {
+        let e = io::Error::last_os_error();
+        let interrupted = e.kind() == io::ErrorKind::Interrupted;
+        return if interrupted { Ok(vec![false; fds.len()]) } else { Err(e) };
+    }
+    Ok(all.iter().map(|p| p.revents != 0).collect())
 }
 
 /// Whether `fd` is in a state of error already: a pipe nobody reads, a connection that was reset.
@@ -62,6 +85,16 @@ mod tests {
         assert!(wait(a.as_fd(), Interest::Write, Duration::from_secs(5)).unwrap());
         b.write_all(b"x").unwrap();
         assert!(wait(a.as_fd(), Interest::Read, Duration::from_secs(5)).unwrap());
+    }
+
+    #[test]
+    fn tells_which_of_many_is_ready() {
+        let pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().unwrap()).collect();
+        let fds: Vec<_> = pairs.iter().map(|(a, _)| a.as_fd()).collect();
+        assert_eq!(wait_any(&fds, Interest::Read, Duration::from_millis(1)).unwrap(), [false; 3]);
+        (&pairs[1].1).write_all(b"x").unwrap();
+        assert_eq!(wait_any(&fds, Interest::Read, Duration::from_secs(5)).unwrap(), [false, true, false]);
+        assert!(wait_any(&[], Interest::Read, Duration::ZERO).unwrap().is_empty());
     }
 
     #[test]

@@ -1,29 +1,39 @@
 //! One question to one DNS server: the messages, and their exchange over UDP and TCP.
 //!
+//! The bytes are read and written by the crate `domain`, record by record as we ask for them: no message makes
+//! it allocate, and neither junk behind the answer section nor a message cut short for UDP spoils what is before.
+//!
 //! Invariants:
 //! - The kernel sees to the sender of an answer (the socket is connected) and picks a fresh port for every
 //!   exchange; the id is fresh from the operating system; an answer with another id or another question is
 //!   passed over as if it had not come.
-//! - Reading a message never trusts a length or a pointer in it: `get`, forward only, jumps bounded.
-//! - Only the answer section is read: junk behind it, and record types we do not know, cost nothing. (A parser
-//!   of whole messages refuses them, and every message cut short for UDP.)
+//! - What one message can cost is bounded: by its length, by [`ALIASES`] and by [`CHAIN`].
+//! - Only the answer section is read, and records that cannot be read end the reading.
 #![forbid(unsafe_code)]
 
 use super::transport::{Fail, Socket, Wire};
 use crate::platform::poll::Interest;
 use crate::platform::sockets::SocketTable;
+use domain::base::iana::{Class, Rcode, Rtype};
+use domain::base::name::{Name, ParsedName};
+use domain::base::{Message, MessageBuilder, ParsedRecord, Question};
+use domain::rdata::{A, Aaaa, Cname};
 use rustls::crypto::SecureRandom;
 use socket2::{Domain, Type};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const A: u16 = 1;
-const CNAME: u16 = 5;
-const AAAA: u16 = 28;
-const IN: u16 = 1;
 /// After the first good answer the other family gets only this long.
 const GRACE: Duration = Duration::from_millis(300);
+/// So many CNAME records of an answer are looked at.
+const ALIASES: usize = 64;
+/// So many of them are followed, one after the other.
+const CHAIN: usize = 16;
+
+type Host = Name<Vec<u8>>;
+/// A name where it stands in a message.
+type Place<'a> = ParsedName<&'a [u8]>;
 
 /// What a server says about a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +69,8 @@ impl Line<'_> {
         self.random.fill(&mut id).map_err(|_| Fail::Protocol("no random numbers".into()))?;
         // The second id differs from the first whatever it is.
         let first = u16::from_be_bytes(id);
-        let questions = [(first, A), (!first, AAAA)];
+        let questions = [(first, Rtype::A), (!first, Rtype::AAAA)];
+        let name = &host(name)?;
         let mut answers: [Option<Answer>; 2] = [None, None];
         if !self.tcp_only {
             self.over_udp(server, name, &questions, &mut answers, deadline)?;
@@ -75,8 +86,8 @@ impl Line<'_> {
     fn over_udp(
         &self,
         server: SocketAddr,
-        name: &str,
-        questions: &[(u16, u16); 2],
+        name: &Host,
+        questions: &[(u16, Rtype); 2],
         answers: &mut [Option<Answer>; 2],
         mut deadline: Instant,
     ) -> Result<(), Fail> {
@@ -116,9 +127,9 @@ impl Line<'_> {
     fn over_tcp(
         &self,
         server: SocketAddr,
-        name: &str,
+        name: &Host,
         id: u16,
-        kind: u16,
+        kind: Rtype,
         deadline: Instant,
     ) -> Result<Option<Answer>, Fail> {
         let socket = Socket::open(self.table, Domain::for_address(server), Type::STREAM)?;
@@ -165,141 +176,84 @@ fn merge(answers: [Option<Answer>; 2]) -> Verdict {
     if all.is_empty() && known < 2 { Verdict::Failed } else { Verdict::Addresses(all, ttl) }
 }
 
+fn host(name: &str) -> Result<Host, Fail> {
+    Host::from_chars(name.chars()).map_err(|_| Fail::Protocol("not a valid host name".into()))
+}
+
 /// A question with recursion desired.
-fn question(id: u16, name: &str, kind: u16) -> Result<Vec<u8>, Fail> {
-    let mut q = Vec::with_capacity(name.len() + 18);
-    for word in [id, 0x0100, 1, 0, 0, 0] {
-        q.extend_from_slice(&word.to_be_bytes());
-    }
-    for label in name.split('.') {
-        if label.is_empty() || label.len() > 63 {
-            return Err(Fail::Protocol("not a valid host name".into()));
-        }
-        q.push(label.len() as u8);
-        q.extend_from_slice(label.as_bytes());
-    }
-    q.push(0);
-    if q.len() > 12 + 255 {
-        return Err(Fail::Protocol("not a valid host name".into()));
-    }
-    for word in [kind, IN] {
-        q.extend_from_slice(&word.to_be_bytes());
-    }
-    Ok(q)
-}
-
-/// A name in lower case, and where the bytes after it begin.
-fn read_name(msg: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
-    let mut name = Vec::new();
-    let mut after = None;
-    // Each jump goes strictly back, so this ends.
-    let mut lowest = at;
-    loop {
-        let length = usize::from(*msg.get(at)?);
-        match length >> 6 {
-            0 if length == 0 => return Some((name, after.unwrap_or(at + 1))),
-            0 => {
-                if !name.is_empty() {
-                    name.push(b'.');
-                }
-                name.extend(msg.get(at + 1..at + 1 + length)?.iter().map(u8::to_ascii_lowercase));
-                if name.len() > 255 {
-                    return None;
-                }
-                at += 1 + length;
-            }
-            3 => {
-                let to = (length & 0x3f) << 8 | usize::from(*msg.get(at + 1)?);
-                after.get_or_insert(at + 2);
-                if to >= lowest {
-                    return None;
-                }
-                lowest = to;
-                at = to;
-            }
-            _ => return None,
-        }
-    }
-}
-
-fn word(msg: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(msg.get(at..at + 2)?.try_into().ok()?))
+fn question(id: u16, name: &Host, kind: Rtype) -> Result<Vec<u8>, Fail> {
+    let mut message = MessageBuilder::new_vec();
+    message.header_mut().set_id(id);
+    message.header_mut().set_rd(true);
+    let mut message = message.question();
+    // A name that is one fits.
+    message.push(Question::new_in(name, kind)).map_err(|e| Fail::Protocol(e.to_string()))?;
+    Ok(message.finish())
 }
 
 /// Read the answer to our question; `None` if the message is something else.
-fn parse(msg: &[u8], id: u16, name: &str, kind: u16) -> Option<Answer> {
-    let flags = word(msg, 2)?;
-    if word(msg, 0)? != id || flags & 0x8000 == 0 || word(msg, 4)? != 1 {
+fn parse(msg: &[u8], id: u16, name: &Host, kind: Rtype) -> Option<Answer> {
+    let msg = Message::from_octets(msg).ok()?;
+    let header = msg.header();
+    if header.id() != id || !header.qr() {
         return None;
     }
-    let (asked, at) = read_name(msg, 12)?;
-    if asked != name.to_ascii_lowercase().as_bytes() || word(msg, at)? != kind || word(msg, at + 2)? != IN {
+    let asked = msg.sole_question().ok()?;
+    if *asked.qname() != *name || asked.qtype() != kind || asked.qclass() != Class::IN {
         return None;
     }
-    let truncated = flags & 0x0200 != 0;
-    let verdict = match flags & 0xf {
-        0 => records(msg, at + 4, asked, kind),
-        3 => Verdict::NoSuchName,
+    let verdict = match header.rcode() {
+        Rcode::NOERROR => records(msg, *asked.qname(), kind),
+        Rcode::NXDOMAIN => Verdict::NoSuchName,
         _ => Verdict::Failed,
     };
-    Some(Answer { truncated, verdict })
+    Some(Answer { truncated: header.tc(), verdict })
 }
 
-/// The addresses at the end of the CNAME chain. Records that cannot be read end the reading.
-fn records(msg: &[u8], mut at: usize, asked: Vec<u8>, kind: u16) -> Verdict {
-    let mut found: Vec<(Vec<u8>, IpAddr, u32)> = Vec::new();
-    let mut aliases: Vec<(Vec<u8>, Vec<u8>, u32)> = Vec::new();
-    for _ in 0..word(msg, 6).unwrap_or(0) {
-        let Some((owner, next)) = record(msg, at) else { break };
-        at = next.end;
-        match (next.kind, msg.get(next.data..next.end)) {
-            (t, Some(data)) if t == kind => {
-                let ip = match (<[u8; 4]>::try_from(data), <[u8; 16]>::try_from(data)) {
-                    (Ok(v4), _) if kind == A => IpAddr::from(v4),
-                    (_, Ok(v6)) if kind == AAAA => IpAddr::from(v6),
-                    _ => continue,
-                };
-                found.push((owner, ip, next.ttl));
+/// The addresses at the end of the CNAME chain that begins at `name`.
+fn records<'a>(msg: Message<&'a [u8]>, mut name: Place<'a>, kind: Rtype) -> Verdict {
+    let mut found: Vec<(Place<'_>, IpAddr, Duration)> = Vec::new();
+    let mut aliases: Vec<(Place<'_>, Place<'_>, Duration)> = Vec::new();
+    for record in msg.answer().into_iter().flatten().map_while(Result::ok) {
+        if record.class() != Class::IN {
+            continue;
+        }
+        let owner = record.owner().deref_octets();
+        let ttl = record.ttl().into_duration();
+        match record.rtype() {
+            Rtype::A | Rtype::AAAA if record.rtype() == kind => {
+                if let Some(ip) = address(&record) {
+                    found.push((owner, ip, ttl));
+                }
             }
-            (CNAME, Some(_)) => {
-                if let Some((to, _)) = read_name(msg, next.data) {
-                    aliases.push((owner, to, next.ttl));
+            Rtype::CNAME if aliases.len() < ALIASES => {
+                if let Ok(Some(alias)) = record.to_record::<Cname<_>>() {
+                    aliases.push((owner, *alias.data().cname(), ttl));
                 }
             }
             _ => {}
         }
     }
-    let (mut name, mut ttl) = (asked, u32::MAX);
-    for _ in 0..aliases.len() {
+    let mut ttl = Duration::MAX;
+    for _ in 0..CHAIN {
         let Some((_, to, t)) = aliases.iter().find(|(from, _, _)| *from == name) else { break };
-        (name, ttl) = (to.clone(), ttl.min(*t));
+        (name, ttl) = (*to, ttl.min(*t));
     }
-    let mine: Vec<_> = found.into_iter().filter(|(owner, _, _)| *owner == name).collect();
-    let ttl = mine.iter().map(|(_, _, t)| *t).fold(ttl, u32::min);
-    Verdict::Addresses(mine.into_iter().map(|(_, ip, _)| ip).collect(), Duration::from_secs(u64::from(ttl)))
+    let mine = || found.iter().filter(|(owner, _, _)| *owner == name);
+    let ttl = mine().map(|(_, _, t)| *t).fold(ttl, Duration::min);
+    Verdict::Addresses(mine().map(|(_, ip, _)| *ip).collect(), ttl)
 }
 
-struct Record {
-    kind: u16,
-    ttl: u32,
-    data: usize,
-    end: usize,
-}
-
-fn record(msg: &[u8], at: usize) -> Option<(Vec<u8>, Record)> {
-    let (owner, at) = read_name(msg, at)?;
-    let ttl = u32::from_be_bytes(msg.get(at + 4..at + 8)?.try_into().ok()?);
-    let data = at + 10;
-    let end = data + usize::from(word(msg, at + 8)?);
-    msg.get(data..end)?;
-    // A class that is not the Internet's gives a type that is none of ours.
-    let kind = if word(msg, at + 2)? == IN { word(msg, at)? } else { 0 };
-    Some((owner, Record { kind, ttl, data, end }))
+fn address(record: &ParsedRecord<'_, &[u8]>) -> Option<IpAddr> {
+    let v4 = || record.to_record::<A>().ok()?.map(|r| IpAddr::from(r.data().addr()));
+    let v6 = || record.to_record::<Aaaa>().ok()?.map(|r| IpAddr::from(r.data().addr()));
+    v4().or_else(v6)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use simple_dns::rdata::{self, RData};
     use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, ResourceRecord, TYPE};
 
@@ -324,18 +278,18 @@ mod tests {
     }
 
     fn read(msg: &[u8]) -> Option<Verdict> {
-        parse(msg, 7, "www.example", A).map(|a| a.verdict)
+        parse(msg, 7, &host("www.example").unwrap(), Rtype::A).map(|a| a.verdict)
     }
 
     #[test]
     fn our_questions_are_understood_by_others() {
-        let q = question(0xabcd, "collector.example", AAAA).unwrap();
+        let q = question(0xabcd, &host("collector.example").unwrap(), Rtype::AAAA).unwrap();
         let p = Packet::parse(&q).unwrap();
         assert_eq!((p.id(), p.questions.len()), (0xabcd, 1));
         assert_eq!(p.questions[0].qname.to_string(), "collector.example");
         assert!(p.has_flags(PacketFlag::RECURSION_DESIRED));
         for bad in ["", "a..b", &"x".repeat(64), &"ab.".repeat(90)] {
-            assert!(question(1, bad, A).is_err(), "{bad}");
+            assert!(host(bad).is_err(), "{bad}");
         }
     }
 
@@ -359,12 +313,85 @@ mod tests {
     fn what_is_not_our_answer_is_passed_over() {
         let msg = reply(vec![("www.example", 40, a(1))]);
         assert!(read(&msg).is_some());
-        assert!(parse(&msg, 8, "www.example", A).is_none(), "id");
-        assert!(parse(&msg, 7, "www2.example", A).is_none(), "name");
-        assert!(parse(&msg, 7, "www.example", AAAA).is_none(), "type");
+        let heard = |id, name, kind| parse(&msg, id, &host(name).unwrap(), kind).is_some();
+        assert!(heard(7, "WWW.example.", Rtype::A), "the case of a name means nothing");
+        assert!(!heard(8, "www.example", Rtype::A), "id");
+        assert!(!heard(7, "www2.example", Rtype::A), "name");
+        assert!(!heard(7, "www.example", Rtype::AAAA), "type");
         let mut query = msg.clone();
         query[2] &= 0x7f;
         assert!(read(&query).is_none(), "a query is no answer");
+    }
+
+    /// A whole answer by hand: what follows the question, and how many records it says there are.
+    fn answer(count: u16, rest: &[u8]) -> Vec<u8> {
+        let mut msg = vec![0, 7, 0x81, 0x80, 0, 1, (count >> 8) as u8, count as u8, 0, 0, 0, 0];
+        msg.extend_from_slice(b"\x03www\x07example\0\0\x01\0\x01");
+        msg.extend_from_slice(rest);
+        msg
+    }
+
+    /// One record of the Internet's class, for 60 seconds.
+    fn record(owner: &[u8], kind: u8, data: &[u8]) -> Vec<u8> {
+        let fixed = [0, kind, 0, 1, 0, 0, 0, 60, 0, data.len() as u8];
+        [owner, &fixed, data].concat()
+    }
+
+    const ASKED: &[u8] = &[0xc0, 12];
+
+    #[test]
+    fn what_follows_the_last_readable_record_is_left_alone() {
+        let good = record(ASKED, 1, &[192, 0, 2, 1]);
+        let want = Verdict::Addresses(vec!["192.0.2.1".parse().unwrap()], Duration::from_secs(60));
+        let unknown = record(ASKED, 250, b"new");
+        for (count, rest) in [
+            (1, [&good[..], b"junk"].concat()),
+            (2, [&unknown[..], &good].concat()),
+            (9, good.clone()),
+            (2, [&good[..], &good[..11]].concat()),
+            (3, [&good[..], &record(ASKED, 28, &[1; 16]), &record(ASKED, 1, &[1; 5])].concat()),
+            (3, [&record(ASKED, 5, &[0xc0, 0xff]), &good[..], &[0xc0, 0xff]].concat()),
+        ] {
+            assert_eq!(read(&answer(count, &rest)), Some(want.clone()), "{rest:x?}");
+        }
+        assert!(read(&answer(u16::MAX, &[])).is_some(), "cut short at once");
+        assert!(read(&answer(0, &[])[..11]).is_none(), "not even a head");
+    }
+
+    #[test]
+    fn chains_and_aliases_are_bounded() {
+        // n1 -> n2 -> ...; the address is at the end. Names are one label.
+        let name = |n: usize| [&[4][..], format!("n{n:03}").as_bytes(), &[0]].concat();
+        for (length, found) in [(CHAIN, 1), (CHAIN + 1, 0)] {
+            let mut rest = record(ASKED, 5, &name(1));
+            (1..length).for_each(|n| rest.extend(record(&name(n), 5, &name(n + 1))));
+            rest.extend(record(&name(length), 1, &[192, 0, 2, 1]));
+            let Some(Verdict::Addresses(ips, _)) = read(&answer(length as u16 + 1, &rest)) else { panic!() };
+            assert_eq!(ips.len(), found, "{length} aliases");
+        }
+        // As many aliases as a message can hold, each name as long as can be and different at its end only.
+        let mut rest = Vec::new();
+        while rest.len() < 65_000 {
+            rest.extend(record(ASKED, 5, &[1, b'a', 0xc0, 12]));
+        }
+        let count = (rest.len() / 16) as u16;
+        let Some(Verdict::Addresses(ips, _)) = read(&answer(count, &rest)) else { panic!() };
+        assert!(ips.is_empty());
+    }
+
+    #[test]
+    fn names_that_point_in_circles() {
+        // At itself, at each other, forward, and back and back for ever.
+        for owner in [&[0xc0, 29][..], &[1, b'a', 0xc0, 29], &[0xc0, 31, 0xc0, 29], &[0xc1, 0]] {
+            let rest = record(owner, 1, &[192, 0, 2, 1]);
+            assert!(
+                matches!(read(&answer(1, &rest)), Some(Verdict::Addresses(ips, _)) if ips.is_empty()),
+                "{owner:x?}"
+            );
+        }
+        let mut rest = Vec::new();
+        (0..8000u16).for_each(|n| rest.extend((0xc000 | (n * 2 + 10).max(12)).to_be_bytes()));
+        let _ = read(&answer(u16::MAX, &rest));
     }
 
     #[test]
@@ -380,8 +407,35 @@ mod tests {
                 let _ = read(&bad);
             }
         }
-        // A name that points at itself.
-        assert!(read_name(&[0xc0, 0], 0).is_none());
-        assert!(read_name(&[1, b'a', 0xc0, 0], 0).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        #[test]
+        fn no_bytes_can_hurt(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn no_records_can_hurt(count in any::<u16>(), bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            prop_assert!(read(&answer(count, &bytes)).is_some());
+        }
+
+        #[test]
+        fn no_change_of_a_good_answer_can_hurt(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12),
+        ) {
+            let mut msg = reply(vec![
+                ("www.example", 40, alias("b.example")),
+                ("b.example", 40, alias("c.example")),
+                ("c.example", 60, a(1)),
+            ]);
+            for (at, byte) in changes {
+                let at = at.index(msg.len());
+                msg[at] = byte;
+            }
+            let _ = read(&msg);
+        }
     }
 }

@@ -17,6 +17,7 @@
 //! comes while the request is still being sent, which is how a too large batch is refused.
 #![forbid(unsafe_code)]
 
+use super::dial::{self, Memory};
 use super::http1;
 use super::proxy::Proxy;
 use super::resolve::Names;
@@ -75,7 +76,7 @@ pub struct HttpSink {
     table: Arc<SocketTable>,
     /// The last used stands last.
     kept: Vec<(Wire, Target)>,
-    last_good: Option<SocketAddr>,
+    memory: Memory,
 }
 
 fn error(kind: TransportErrorKind, url: &Url, doing: &str, fail: &dyn std::fmt::Display) -> TransportError {
@@ -118,7 +119,7 @@ impl HttpSink {
             limit: config.max_response_bytes,
             table,
             kept: Vec::new(),
-            last_good: None,
+            memory: Memory::default(),
         })
     }
 
@@ -186,7 +187,7 @@ impl HttpSink {
                     Err(fail) => {
                         let stale = !talk.answered && matches!(fail, Fail::Closed | Fail::Io(_) | Fail::Gone);
                         if !stale || self.table.is_cut() {
-                            let fail = if self.table.is_cut() { Fail::Cut } else { fail };
+                            let fail = self.disappointed(&wire, fail);
                             return Err(error(Lost, url, "on a kept connection", &fail));
                         }
                         sent_before = talk.sent;
@@ -204,11 +205,10 @@ impl HttpSink {
         match talk.run(&head, body).and_then(|done| self.uncut(&talk, done)) {
             Ok(done) => Ok(self.finish(wire, to, done)),
             Err(fail) => {
-                let cut = self.table.is_cut();
-                let refused = !cut && !sent_before && fail.is_refused_certificate();
-                let kind = if refused { Tls } else { Lost };
                 let doing = if talk.answered { "reading the answer" } else { "waiting for an answer" };
-                let fail = if cut { Fail::Cut } else { fail };
+                let fail = self.disappointed(&wire, fail);
+                let refused = !sent_before && fail.is_refused_certificate();
+                let kind = if refused { Tls } else { Lost };
                 Err(error(kind, url, doing, &fail))
             }
         }
@@ -219,7 +219,17 @@ impl HttpSink {
         if talk.ended_by_close && self.table.is_cut() { Err(Fail::Cut) } else { Ok(done) }
     }
 
+    /// What ended an exchange without an answer; the other addresses of the host come first then.
+    fn disappointed(&mut self, wire: &Wire, fail: Fail) -> Fail {
+        if self.table.is_cut() {
+            return Fail::Cut;
+        }
+        wire.peer.inspect(|address| self.memory.disappointed(*address));
+        fail
+    }
+
     fn finish(&mut self, wire: Wire, to: &Target, (response, reusable): (Response, bool)) -> Response {
+        wire.peer.inspect(|address| self.memory.answered(*address));
         if reusable {
             if self.kept.len() >= KEPT {
                 self.kept.remove(0).0.close();
@@ -249,13 +259,15 @@ impl HttpSink {
             return Ok(wire);
         }
         if let Some(proxy) = &hop {
-            tunnel(&mut wire, proxy, url, &self.user_agent, deadline)
-                .map_err(|fail| error(Connect, url, &format!("through the proxy {proxy}"), &fail))?;
+            tunnel(&mut wire, proxy, url, &self.user_agent, deadline).map_err(|fail| {
+                let fail = self.disappointed(&wire, fail);
+                error(Connect, url, &format!("through the proxy {proxy}"), &fail)
+            })?;
         }
         let config = self.tls_config(to)?;
         let name = server_name(url).map_err(|e| error(Tls, url, "TLS", &e))?;
         wire.start_tls(config, name, deadline).map_err(|fail| {
-            let fail = if self.table.is_cut() { Fail::Cut } else { fail };
+            let fail = self.disappointed(&wire, fail);
             error(Tls, url, "TLS handshake", &fail)
         })?;
         Ok(wire)
@@ -289,37 +301,15 @@ impl HttpSink {
             Lookup::Builtin(names) => names.lookup(&url.host, url.port, deadline),
             Lookup::System(f) => f(&url.host, url.port).map_err(Fail::Io),
         };
-        let mut addresses = found.map_err(|fail| error(Resolve, url, "looking up the host", &fail))?;
-        if let Some(good) = self.last_good
-            && let Some(i) = addresses.iter().position(|a| *a == good)
-        {
-            addresses[..=i].rotate_right(1);
+        let addresses = found.map_err(|fail| error(Resolve, url, "looking up the host", &fail))?;
+        if addresses.is_empty() {
+            return Err(error(Resolve, url, "looking up the host", &"no address"));
         }
-        let mut last = error(Resolve, url, "looking up the host", &"no address");
-        let count = addresses.len() as u32;
-        for (i, address) in addresses.into_iter().enumerate() {
-            let until = Instant::now() + left(deadline) / (count - i as u32);
-            let attempt = || -> Result<Socket, Fail> {
-                let socket = Socket::open(&self.table, Domain::for_address(address), Type::STREAM)?;
-                socket.set_nodelay()?;
-                socket.connect(&address.into(), until)?;
-                Ok(socket)
-            };
-            match attempt() {
-                Ok(socket) => {
-                    self.last_good = Some(address);
-                    return Ok(Wire::plain(socket));
-                }
-                Err(fail) => {
-                    let over = matches!(fail, Fail::Cut);
-                    last = error(Connect, url, &format!("connecting to {address}"), &fail);
-                    if over {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(last)
+        let (socket, address) = dial::race(&self.table, &self.memory.order(addresses), deadline)
+            .map_err(|failed| error(Connect, url, "connecting", &failed))?;
+        let mut wire = Wire::plain(socket);
+        wire.peer = Some(address);
+        Ok(wire)
     }
 
     /// Where to go next, if the answer is a redirect we follow.

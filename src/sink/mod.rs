@@ -11,10 +11,11 @@
 //!   nothing calls libc's.
 //!
 //! Layout: [`endpoint`], [`url`] and [`proxy`] are addresses, [`http`] is the sink over TCP and unix sockets, [`talk`]
-//! one request on a connection, [`transport`] the connection, [`http1`] the bytes, [`tls`] the settings;
+//! one request on a connection, [`dial`] makes a connection, [`transport`] is one, [`http1`] the bytes, [`tls`] the settings;
 //! [`resolve`] and [`dns`] find addresses of hosts; [`mod@file`] appends.
 #![forbid(unsafe_code)]
 
+pub mod dial;
 pub mod dns;
 pub mod endpoint;
 pub mod file;

@@ -10,6 +10,7 @@
 //! - Files are read again when they change; the cache is bounded and forgets with them.
 #![forbid(unsafe_code)]
 
+use super::dial::alternate;
 use super::dns::{Line, Verdict};
 use super::transport::{Fail, left};
 use crate::platform::sockets::SocketTable;
@@ -206,8 +207,9 @@ impl Names {
         }
         let absolute = host.ends_with('.');
         let name = host.trim_end_matches('.').to_ascii_lowercase();
-        let addresses = self.find(&name, absolute, deadline)?;
-        Ok(interleave(addresses).into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+        let mut addresses = self.find(&name, absolute, deadline)?;
+        addresses.sort_by_key(IpAddr::is_ipv4); // IPv6 first (RFC 8305)
+        Ok(alternate(addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()))
     }
 
     fn find(&mut self, name: &str, absolute: bool, deadline: Instant) -> Result<Vec<IpAddr>, Fail> {
@@ -319,21 +321,6 @@ impl Names {
     }
 }
 
-/// Alternate the families, IPv6 first (RFC 8305), so that one broken family costs one attempt.
-pub fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let (v6, v4): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv6);
-    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
-    let mut out = Vec::new();
-    loop {
-        let (a, b) = (v6.next(), v4.next());
-        if a.is_none() && b.is_none() {
-            return out;
-        }
-        out.extend(a);
-        out.extend(b);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,12 +348,6 @@ mod tests {
         assert_eq!(conf.search, ["a.test", "b.test"]);
         assert_eq!((conf.ndots, conf.timeout.as_secs(), conf.attempts), (5, 1, 3));
         assert_eq!(parse_conf(""), Conf::default());
-    }
-
-    #[test]
-    fn families_alternate() {
-        let mixed = ips(&["192.0.2.1", "192.0.2.2", "::1", "192.0.2.3"]);
-        assert_eq!(interleave(mixed), ips(&["::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - A socket is in the [`SocketTable`] from before its `connect` until just before its `close`.
-//! - All sockets are non-blocking; the only waiting is [`Socket::wait`], which ends at the deadline, at a
-//!   [`SocketTable::cut`], or when the descriptor turns out to be somebody else's.
+//! - All sockets are non-blocking; the only waiting is [`Socket::wait`] and [`wait_any`], which end at the deadline,
+//!   at a [`SocketTable::cut`], or when the descriptor turns out to be somebody else's.
 //! - A descriptor that is not ours any more is neither read, written nor closed: it is leaked on purpose,
 //!   because the number belongs to whoever opened it after our socket was closed behind our back.
 //! - Nothing here is shared between threads or processes, and no destructor must run for correctness.
@@ -16,6 +16,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection};
 use socket2::{Domain, SockAddr, Type};
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -124,26 +125,47 @@ impl Socket {
 
     /// Connect within the deadline.
     pub fn connect(&self, to: &SockAddr, deadline: Instant) -> Result<(), Fail> {
-        let inner = self.get()?;
         loop {
-            match inner.connect(to) {
-                Ok(()) => break,
+            match self.begin_connect(to) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    self.wait(Interest::Write, deadline)?;
+                    return self.finish_connect(to);
+                }
                 // A unix socket whose backlog is full: there is nothing to poll for, so look again.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                Err(Fail::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.check(deadline)?;
                     std::thread::sleep(Duration::from_millis(10).min(left(deadline)));
                 }
-                Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
-                    self.wait(Interest::Write, deadline)?;
-                    if let Some(e) = inner.take_error()? {
-                        return Err(if self.table.is_cut() { Fail::Cut } else { Fail::Io(e) });
-                    }
-                    break;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Fail::Io(e)),
+                Err(fail) => return Err(fail),
             }
         }
+    }
+
+    /// Begin to connect; `false`: once there is room to write, see [`finish_connect`](Self::finish_connect).
+    pub fn begin_connect(&self, to: &SockAddr) -> Result<bool, Fail> {
+        loop {
+            match self.get()?.connect(to) {
+                Ok(()) => return self.connected(to).map(|()| true),
+                Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// What became of it.
+    pub fn finish_connect(&self, to: &SockAddr) -> Result<(), Fail> {
+        if !self.still_ours() {
+            return Err(Fail::Gone);
+        }
+        if let Some(e) = self.get()?.take_error()? {
+            return Err(if self.table.is_cut() { Fail::Cut } else { Fail::Io(e) });
+        }
+        self.connected(to)
+    }
+
+    fn connected(&self, to: &SockAddr) -> Result<(), Fail> {
         if self.table.is_cut() {
             return Err(Fail::Cut);
         }
@@ -151,7 +173,7 @@ impl Socket {
         // connects the socket to itself.
         if self.kind == Type::STREAM
             && let Some(theirs) = to.as_socket()
-            && inner.local_addr()?.as_socket() == Some(theirs)
+            && self.get()?.local_addr()?.as_socket() == Some(theirs)
         {
             return Err(Fail::Io(io::ErrorKind::ConnectionRefused.into()));
         }
@@ -224,6 +246,19 @@ impl Drop for Socket {
     }
 }
 
+/// Wait until one of several sockets is connected or has failed, for at most a slice: which ones are to be asked.
+pub fn wait_any(sockets: &[&Socket], until: Instant) -> Result<Vec<bool>, Fail> {
+    if sockets.iter().any(|s| s.table.is_cut()) {
+        return Err(Fail::Cut);
+    }
+    let gone: Vec<bool> = sockets.iter().map(|s| !s.still_ours()).collect();
+    if gone.contains(&true) {
+        return Ok(gone);
+    }
+    let fds = sockets.iter().map(|s| Ok(s.get()?.as_fd())).collect::<io::Result<Vec<_>>>()?;
+    Ok(poll::wait_any(&fds, Interest::Write, left(until).min(SLICE))?)
+}
+
 /// rustls reads and writes through this.
 struct Raw<'a>(&'a Socket);
 
@@ -246,6 +281,8 @@ impl Write for Raw<'_> {
 pub struct Wire {
     socket: Socket,
     tls: Option<Box<ClientConnection>>,
+    /// Which of a host's addresses is at the other end, if that was a choice.
+    pub peer: Option<SocketAddr>,
     /// TLS ended without its farewell: what came may be cut short.
     pub unclean_end: bool,
 }
@@ -253,7 +290,7 @@ pub struct Wire {
 impl Wire {
     /// A connected socket as it is.
     pub fn plain(socket: Socket) -> Wire {
-        Wire { socket, tls: None, unclean_end: false }
+        Wire { socket, tls: None, peer: None, unclean_end: false }
     }
 
     /// Whether the descriptor still is ours.

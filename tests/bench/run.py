@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import formats
 import machine
 import spool
 from machine import HERE, OUT, ROOT, collector, run
@@ -56,7 +57,7 @@ class Bench:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         self.bin = machine.build(given.include.resolve())
-        self.rows, self.notes, self.results = [], [], {}
+        self.rows, self.notes, self.tables, self.results = [], [], [], {}
 
     def times(self, n, least=1):
         """`n` at scale 1, in proportion otherwise."""
@@ -431,6 +432,13 @@ class Bench:
     def spool(self):
         spool.measure(self)
 
+    def formats(self):
+        formats.wire(self)
+
+    def adapters(self):
+        if self.peers:
+            formats.adapters(self)
+
     def size(self):
         with tempfile.TemporaryDirectory() as scratch:
             stripped = Path(scratch) / "library"
@@ -471,13 +479,15 @@ def main():
         bench.memory,
         bench.flush,
         bench.spool,
+        bench.formats,
+        bench.adapters,
         bench.size,
     ):
         begun = time.monotonic()
         part()
         print(f"{part.__name__}: {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
     seconds = round(time.monotonic() - start, 1)
-    text = markdown(facts, bench.rows, bench.notes, given.seconds < FULL_SECONDS / 2)
+    text = markdown(facts, bench.rows, bench.notes, bench.tables, given.seconds < FULL_SECONDS / 2)
     (OUT / "table.md").write_text(text)
     everything = {"facts": facts, "seconds": seconds, **bench.results}
     everything["rows"] = [{**vars(row), "verdict": row.verdict()} for row in bench.rows]

@@ -23,7 +23,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/reset":
             bodies.clear()
         else:
-            bodies.append((headers.get("content-type", ""), headers.get("content-encoding", ""), body))
+            bodies.append((self.path, headers.get("content-type", ""), headers.get("content-encoding", ""), body))
         self.answer(b"{}")
 
     def do_GET(self):
@@ -40,14 +40,18 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def events_in(kind, encoding, body):
+def events_in(path, kind, encoding, body):
     if encoding == "gzip":
         body = gzip.decompress(body)
     if "protobuf" in kind:
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-        request = ExportLogsServiceRequest.FromString(body)
-        return sum(len(s.log_records) for r in request.resource_logs for s in r.scope_logs)
+        if path.endswith("/v1/traces"):
+            spans = ExportTraceServiceRequest.FromString(body).resource_spans
+            return sum(len(s.spans) for r in spans for s in r.scope_spans)
+        logs = ExportLogsServiceRequest.FromString(body).resource_logs
+        return sum(len(s.log_records) for r in logs for s in r.scope_logs)
     try:
         value = json.loads(body)
     except ValueError:

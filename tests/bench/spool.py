@@ -114,7 +114,8 @@ def sync(bench, name, place):
             out[mode] = {key: statistics.median(r[key] for r in runs) for key in runs[0]}
     bench.results["spool_sync"] = out
     text = "; ".join(
-        f"`{mode}` {ns['p50_ns']:.0f} / {ns['p99_ns']:.0f} / {ns['p999_ns']:.0f} ns, slowest {ns['max_us'] / 1000:.1f} ms"
+        f"`{mode}` {ns['p50_ns']:.0f} / {ns['p99_ns']:.0f} / {ns['p999_ns']:.0f} ns, "
+        f"slowest {ns['max_us'] / 1000:.1f} ms"
         for mode, ns in out.items()
     )
     bench.note(f"`sync` on {name}, one call at 100,000 events/s, p50 / p99 / p99.9: {text}.")

@@ -17,7 +17,7 @@ class Row:
         return {True: "pass", False: "**MISSED**", None: ""}[self.kept]
 
 
-def markdown(facts, rows, notes, quick):
+def markdown(facts, rows, notes, tables, quick):
     lines = [
         f"Measured {facts['date']}: {facts['cpu']}, {facts['cores']} cores"
         f"{' of a virtual machine' if facts['virtual'] else ''}, {facts['memory_gib']} GiB, Linux {facts['kernel']}, "
@@ -31,4 +31,6 @@ def markdown(facts, rows, notes, quick):
     lines += [f"| {r.what} | {r.budget} | {r.measured} | {r.ratio} | {r.verdict()} |" for r in rows]
     lines += ["", "Ratios are of this one run. Also measured, without a budget:", ""]
     lines += [f"- {note}" for note in notes]
+    for table in tables:
+        lines += ["", table]
     return "\n".join(lines) + "\n"

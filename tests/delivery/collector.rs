@@ -84,6 +84,8 @@ pub enum Reply {
     Stall,
     /// This, once the test says so.
     When(Arc<Latch>, u16),
+    /// The same for any answer.
+    Held(Arc<Latch>, Box<Reply>),
 }
 
 /// Shut until it is opened.
@@ -238,7 +240,15 @@ fn serve(record: &Record, read: impl Read, mut write: impl Write) {
         let reply = (record.script.lock().unwrap())(&this);
         drop(seen);
         record.news.notify_all();
+        let reply = match reply {
+            Reply::Held(latch, reply) => {
+                latch.wait();
+                *reply
+            }
+            reply => reply,
+        };
         let answer = match reply {
+            Reply::Held(..) => unreachable!("held twice"),
             Reply::Status(status) => full(status, "", ""),
             Reply::Full(status, headers, body) => full(status, &headers, &body),
             Reply::When(latch, status) => {

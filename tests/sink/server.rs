@@ -18,7 +18,10 @@ pub struct Server {
 impl Server {
     /// `handler` gets the connection's number, from 1.
     pub fn start(handler: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Server::on(TcpListener::bind("127.0.0.1:0").unwrap(), handler)
+    }
+
+    pub fn on(listener: TcpListener, handler: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> Server {
         let addr = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
@@ -49,6 +52,33 @@ impl Server {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
+    }
+}
+
+/// A listener that takes no more connections: attempts hang.
+pub struct Full {
+    pub addr: SocketAddr,
+    _held: Vec<socket2::Socket>,
+}
+
+impl Full {
+    pub fn at(addr: &str) -> Full {
+        let addr: SocketAddr = addr.parse().unwrap();
+        let tcp = || socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None);
+        let listener = tcp().unwrap();
+        listener.bind(&addr.into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut held = vec![listener];
+        loop {
+            let s = tcp().unwrap();
+            let full = s.connect_timeout(&addr, Duration::from_millis(100)).is_err();
+            held.push(s);
+            if full {
+                return Full { addr: addr.as_socket().unwrap(), _held: held };
+            }
+            assert!(held.len() < 50, "the backlog does not fill");
+        }
     }
 }
 

@@ -40,6 +40,22 @@ impl Node {
         }
     }
 
+    /// The value as JSON text.
+    pub(super) fn text(&self) -> String {
+        let string = |text: &String| serde_json::Value::from(text.as_str()).to_string();
+        match self {
+            Node::Null => "null".to_string(),
+            Node::Bool(value) => value.to_string(),
+            Node::Number(value) => value.to_string(),
+            Node::Text(text) => string(text),
+            Node::List(items) => format!("[{}]", items.iter().map(Node::text).collect::<Vec<_>>().join(",")),
+            Node::Object(members) => {
+                let member = |(name, value): &(String, Node)| format!("{}:{}", string(name), value.text());
+                format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+
     /// The value for an error: scalars as they stand, the rest by kind.
     pub(super) fn shown(&self) -> String {
         match self {
@@ -136,6 +152,13 @@ mod tests {
             ("[]", None),
         ] {
             assert_eq!(Node::parse(text).unwrap().duplicate().as_deref(), path, "{text}");
+        }
+    }
+
+    #[test]
+    fn text_is_json_again() {
+        for text in [r#"{"b":1,"a":[{},[],"\"\n",null,true,-7,1.5]}"#, "[]", "{}", "18446744073709551615"] {
+            assert_eq!(Node::parse(text).unwrap().text(), text);
         }
     }
 

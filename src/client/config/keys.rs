@@ -19,8 +19,10 @@ pub enum Kind {
     Flag,
     /// One word of a list.
     Choice(&'static [&'static str]),
-    /// An object of strings, shown in no error.
-    Headers,
+    /// A number from 0 to 1.
+    Fraction,
+    /// An object, shown in no error.
+    Object,
 }
 
 /// One key.
@@ -41,7 +43,7 @@ pub struct Key {
 impl Key {
     /// Whether its value must never be shown.
     pub fn secret(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::Headers)
+        matches!(self.kind, Kind::Secret | Kind::Object)
     }
 
     /// The variable that supplies it when the JSON does not.
@@ -58,7 +60,8 @@ impl Key {
                 Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
                 _ => words.concat(),
             },
-            Kind::Text | Kind::Secret | Kind::Headers => return self.rule.to_string(),
+            Kind::Fraction => "a number from 0 to 1".to_string(),
+            Kind::Text | Kind::Secret | Kind::Object => return self.rule.to_string(),
         };
         if self.rule.is_empty() { kind } else { format!("{kind}, {}", self.rule) }
     }
@@ -94,6 +97,10 @@ const fn choice(
     meaning: &'static str,
 ) -> Key {
     Key { name, kind: Kind::Choice(words), default, rule: "", meaning }
+}
+
+const fn object(name: &'static str, rule: &'static str, meaning: &'static str) -> Key {
+    Key { name, kind: Kind::Object, default: "{}", rule, meaning }
 }
 
 const HOUR_MS: u64 = 3_600_000;
@@ -151,20 +158,24 @@ pub const KEYS: &[Key] = &[
         "Basic authentication. At most one of `basic` and `bearer`.",
     ),
     secret("bearer", "visible ASCII characters", "Token for `Authorization: Bearer`."),
-    Key {
-        name: "headers",
-        kind: Kind::Headers,
-        default: "{}",
-        rule: "an object of strings: names are HTTP tokens, values have no control characters; not Host, \
-               Content-Length, Content-Type, Content-Encoding, Transfer-Encoding, Connection, Keep-Alive, \
-               Upgrade, Expect",
-        meaning: "Further headers of each request.",
-    },
+    object(
+        "headers",
+        "an object of strings: names are HTTP tokens, values have no control characters; not Host, \
+         Content-Length, Content-Type, Content-Encoding, Transfer-Encoding, Connection, Keep-Alive, \
+         Upgrade, Expect",
+        "Further headers of each request.",
+    ),
     text(
         "name",
         "the endpoint, without credentials",
         "1 to 64 of A-Z a-z 0-9 . _ - and no dot first",
         "Name of the client in logs, and the beginning of its directory's name below `spool_dir`.",
+    ),
+    object(
+        "context",
+        "an object; for ndjson and json without id and timestamp",
+        "Merged into each event where its format has room for it; a member the event has wins. The strings `$pid`, \
+         `$host` and `$generation` are replaced by those of the process that enqueued it.",
     ),
     choice(
         "compression",
@@ -296,6 +307,25 @@ pub const KEYS: &[Key] = &[
         "",
         "Room for uploads (`telemetry_upload`) that wait, and the size of the largest; with `spool_dir` on disk, else in memory.",
     ),
+    object(
+        "redact",
+        "an object: paths such as `a.b`, `items.*.c` or `**.d`, each with mask, hash or remove",
+        "What must not leave: masked (`***`), replaced by its SHA-256, or taken out before the event is sent.",
+    ),
+    Key {
+        name: "sample.rate",
+        kind: Kind::Fraction,
+        default: "1",
+        rule: "",
+        meaning: "The part of all events that is kept; the others are counted as `sampled_out`.",
+    },
+    text(
+        "sample.key",
+        "-",
+        "a path such as a.b",
+        "Events with the same value there are kept together or not at all, by its SHA-256. Without it, and where it is \
+         missing, the whole event decides.",
+    ),
     Key {
         name: "disabled",
         kind: Kind::Flag,
@@ -403,6 +433,7 @@ mod tests {
                     assert!((min..=max).contains(&default), "{}", key.name);
                 }
                 Kind::Choice(words) => assert!(words.contains(&key.default), "{}", key.name),
+                Kind::Fraction => assert!((0.0..=1.0).contains(&key.default.parse::<f64>().unwrap())),
                 Kind::Flag => assert!(["true", "false"].contains(&key.default)),
                 _ => {}
             }

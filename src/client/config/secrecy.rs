@@ -9,14 +9,14 @@ fn with_env(json: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
 #[test]
 fn credentials_are_never_shown() {
     let config = with_env(
-        r#"{"endpoint":"https://us:hush@h/p?token=hush","api_key":"hush","headers":{"X-Key":"hush"},"proxy":"http://us:hush@p"}"#,
+        r#"{"endpoint":"https://us:hush@h/p?token=hush","api_key":"hush","headers":{"X-Key":"hush"},"proxy":"http://us:hush@p","context":{"Ctx":"hush","b":{"hush":["hush"]}}}"#,
         &[],
     )
     .unwrap();
     let bearer = with_env(r#"{"bearer":"hush"}"#, &[]).unwrap();
     let shown = format!("{config:?} {config:#?} {bearer:?}");
     assert!(!shown.contains("hush"), "{shown}");
-    assert!(shown.contains("X-Key") && shown.contains("https://h/p\""), "{shown}");
+    assert!(shown.contains("X-Key") && shown.contains("Ctx") && shown.contains("https://h/p\""), "{shown}");
 
     let secret = |json: &str, env: &[(&str, &str)]| {
         let error = with_env(json, env).expect_err(json);
@@ -35,6 +35,9 @@ fn credentials_are_never_shown() {
         r#"{"headers":{"a":["hush"]}}"#,
         r#"{"headers":{"a":"hush","a":"hush"}}"#,
         r#"{"headers":{"Host":"hush"}}"#,
+        r#"{"context":"hush"}"#,
+        r#"{"context":["hush"]}"#,
+        r#"{"context":{"id":"hush"}}"#,
         r#"{"endpoint":"ftp://u:hush@h"}"#,
         r#"{"endpoint":"u:hush@h"}"#,
         r#"{"endpoint":"http://u:hush@"}"#,
@@ -61,6 +64,8 @@ fn credentials_are_never_shown() {
         ("TELEMETRY_HEADERS", "X-Key: hush"),
         ("TELEMETRY_HEADERS", r#"{"a":"hush"#),
         ("TELEMETRY_HEADERS", "\"hush\""),
+        ("TELEMETRY_CONTEXT", "hush"),
+        ("TELEMETRY_CONTEXT", r#"{"a":"hush"#),
         ("TELEMETRY_PROXY", "hush@"),
         ("TELEMETRY_ENDPOINT", "u:hush@h"),
     ] {

@@ -34,6 +34,7 @@ fn nested(path: &str, value: &str) -> String {
 fn defaults() {
     let expected = Config {
         endpoint: Endpoint::File { path: "telemetry-events.ndjson".into() },
+        endpoint_as_is: false,
         format: FormatKind::Ndjson,
         encoding: Encoding::Protobuf,
         api_key: None,
@@ -41,6 +42,10 @@ fn defaults() {
         bearer: None,
         headers: vec![],
         name: None,
+        context: vec![],
+        otel_resource: vec![],
+        redact: None,
+        sample: None,
         compression: Compression::Gzip,
         timeout_ms: 10_000,
         tls: TlsFiles::default(),
@@ -80,7 +85,7 @@ fn defaults() {
 fn everything_at_once() {
     let config = good(
         r#"{"endpoint":"https://h:1/p","format":"posthog","encoding":"json","api_key":"phc_1","bearer":"tok","headers":{"X-A":"1","x-b":""},
-        "name":"web-1.a","compression":"none","timeout_ms":5,"tls":{"ca_file":"ca","cert_file":"/c","key_file":"k"},
+        "name":"web-1.a","context":{"c":1},"redact":{"r":"mask"},"sample":{"rate":0.5,"key":"k"},"compression":"none","timeout_ms":5,"tls":{"ca_file":"ca","cert_file":"/c","key_file":"k"},
         "proxy":"http://p:1","resolver":"system","batch":{"max_events":2,"max_bytes":2048,"max_age_ms":3},
         "queue_bytes":300000,"segment_bytes":69632,"max_event_bytes":9,"on_full":"block","block_timeout_ms":0,
         "retry":{"initial_ms":4,"max_ms":4,"max_age_s":5},"spool_dir":"s",
@@ -88,6 +93,7 @@ fn everything_at_once() {
     );
     let expected = Config {
         endpoint: Endpoint::parse("https://h:1/p").unwrap(),
+        endpoint_as_is: false,
         format: FormatKind::Posthog,
         encoding: Encoding::Json,
         api_key: Some("phc_1".into()),
@@ -95,6 +101,10 @@ fn everything_at_once() {
         bearer: Some("tok".into()),
         headers: vec![("X-A".into(), "1".into()), ("x-b".into(), "".into())],
         name: Some("web-1.a".into()),
+        context: vec![("c".into(), "1".into())],
+        otel_resource: vec![],
+        redact: Some(Redact::parse(vec![("r".into(), "mask".into())]).unwrap()),
+        sample: Some(Sample::parse(0.5, Some("k")).unwrap()),
         compression: Compression::None,
         timeout_ms: 5,
         tls: TlsFiles {

@@ -3,6 +3,7 @@
 use super::ConfigError;
 use super::json::{Node, Object, shown};
 use super::keys::{self, Key, Kind};
+use super::otel::{self, Signal, Supplied};
 
 /// Header names with their values, in the order given.
 pub(super) type Headers = Vec<(String, String)>;
@@ -29,6 +30,11 @@ impl<T> Given<T> {
             Some(variable) => format!("{variable} (key {})", self.key.name),
             None => self.key.name.to_string(),
         }
+    }
+
+    /// Whether it came from one of these variables.
+    pub fn is_from(&self, variables: &[&str]) -> bool {
+        self.variable.as_deref().is_some_and(|variable| variables.contains(&variable))
     }
 
     fn with<U>(self, value: U) -> Given<U> {
@@ -81,6 +87,8 @@ enum Raw<'a> {
 pub(super) struct Values<'a> {
     root: Object,
     env: &'a dyn Fn(&str) -> Option<String>,
+    /// Whose variables of OpenTelemetry stand behind ours.
+    otel: Option<Signal>,
 }
 
 impl<'a> Values<'a> {
@@ -90,11 +98,21 @@ impl<'a> Values<'a> {
             "" => Vec::new(),
             text => object(text).map_err(|why| ConfigError::new(format!("the configuration {why}")))?,
         };
-        let values = Values { root, env };
+        let values = Values { root, env, otel: None };
         for (name, value) in &values.root {
             Self::check(name, value)?;
         }
         Ok(values)
+    }
+
+    /// From now on ask OpenTelemetry's variables for what is not said elsewhere, or no more.
+    pub fn ask_otel(&mut self, signal: Option<Signal>) {
+        self.otel = signal;
+    }
+
+    /// The environment, for what is no key.
+    pub fn env(&self) -> &'a dyn Fn(&str) -> Option<String> {
+        self.env
     }
 
     /// One member of the whole is known.
@@ -148,12 +166,17 @@ impl<'a> Values<'a> {
         let variable = key.env_name();
         // Empty is unset, as everywhere; but an empty proxy says something.
         let text = if name == "proxy" { (self.env)(&variable) } else { self.variable(&variable) };
-        if let Some(text) = text {
+        let text = match (text, self.otel) {
+            (None, Some(signal)) => otel::supply(self.env, signal, name)?,
+            (text, _) => text.map(|value| Supplied { value, variable }),
+        };
+        if let Some(Supplied { value: text, variable }) = text {
             let utf8 = !text.contains(char::REPLACEMENT_CHARACTER);
             let given = Given::new(key, Raw::Text(text), Some(variable), true);
             return if utf8 { Ok(Some(given)) } else { Err(given.error("***", "it is not UTF-8")) };
         }
-        let typed = matches!(key.kind, Kind::Integer { .. } | Kind::Choice { .. } | Kind::Flag);
+        let typed =
+            matches!(key.kind, Kind::Integer { .. } | Kind::Choice { .. } | Kind::Flag | Kind::Fraction);
         Ok(typed.then(|| Given::new(key, Raw::Text(key.default.to_string()), None, false)))
     }
 
@@ -180,6 +203,21 @@ impl<'a> Values<'a> {
             (Some(value), _) => Err(given.error(&value.to_string(), "")),
             (None, _) => Err(given.error(&text, "")),
         }
+    }
+
+    /// A number from 0 to 1.
+    pub fn fraction(&self, name: &str) -> Result<f64, ConfigError> {
+        let given = self.typed(name)?;
+        let (text, value) = match &given.value {
+            Raw::Json(node @ Node::Number(number)) => (node.shown(), number.as_f64()),
+            Raw::Json(node) => (node.shown(), None),
+            // A number as JSON has it: "inf" is none.
+            Raw::Text(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {
+                (shown(text), serde_json::from_str(text).ok())
+            }
+            Raw::Text(text) => (shown(text), None),
+        };
+        value.filter(|value| (0.0..=1.0).contains(value)).ok_or_else(|| given.error(&text, ""))
     }
 
     /// A string. None when nobody gave one; empty only where that has a meaning.
@@ -242,20 +280,22 @@ impl<'a> Values<'a> {
         boolean(&text).ok_or_else(error)
     }
 
+    /// The object of free names. None when nobody gave one.
+    pub fn object(&self, name: &str) -> Result<Option<Given<Object>>, ConfigError> {
+        let Some(given) = self.raw(name)? else { return Ok(None) };
+        let members = match &given.value {
+            Raw::Json(Node::Object(members)) => members.clone(),
+            Raw::Json(node) => return Err(given.error("", &format!("it is {}", node.kind()))),
+            Raw::Text(text) => object(text).map_err(|why| given.error("", &format!("it {why}")))?,
+        };
+        Ok(Some(given.with(members)))
+    }
+
     /// The object of free names, each with a string. None when nobody gave one.
     pub fn headers(&self, name: &str) -> Result<Option<Given<Headers>>, ConfigError> {
-        let Some(given) = self.raw(name)? else { return Ok(None) };
-        let parsed;
-        let members = match &given.value {
-            Raw::Json(Node::Object(members)) => members,
-            Raw::Json(node) => return Err(given.error("", &format!("it is {}", node.kind()))),
-            Raw::Text(text) => {
-                parsed = object(text).map_err(|why| given.error("", &format!("it {why}")))?;
-                &parsed
-            }
-        };
-        let mut headers = Vec::with_capacity(members.len());
-        for (member, value) in members {
+        let Some(given) = self.object(name)? else { return Ok(None) };
+        let mut headers = Vec::with_capacity(given.value.len());
+        for (member, value) in &given.value {
             match value {
                 Node::Text(text) => headers.push((member.clone(), text.clone())),
                 Node::Null => {}

@@ -1,0 +1,74 @@
+"""Run programs with the official SDKs of one age or the other.
+
+The SDKs lie in directories of their own (tests/setup.sh), so no test imports them: a case is a
+function in one of the `cases_*` modules, run in a process of its own, which answers by JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import BIN, ROOT, Collector, Failed
+
+HERE = Path(__file__).resolve().parent
+AGES = {age: ROOT / ".venv" / "sdks" / age for age in ("newest", "year-old")}
+
+
+def environment(age: str, **more: str) -> dict[str, str]:
+    """The environment of a program that uses the SDKs of that age, and the package of this tree."""
+    env = harness.environment(**more)
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (AGES[age], HERE, env["PYTHONPATH"])))
+    # Else the SDKs of the user's own services would be configured by it.
+    for name in list(env):
+        if name.startswith(("POSTHOG_", "LANGFUSE_", "OTEL_")):
+            del env[name]
+    return env
+
+
+def run(age: str, case: str, *args: Any, stdin: str = "", **env: str) -> Any:
+    """What ``module.function(*args)`` returns, in a process of its own. Raises Failed."""
+    module, _, function = case.partition(".")
+    code = (
+        f"import json, sys, {module}\n"
+        f"result = {module}.{function}(*json.loads(sys.argv[1]))\n"
+        "print('\\n' + json.dumps(result))"
+    )
+    try:
+        done = subprocess.run(
+            [str(BIN / "python"), "-c", code, json.dumps(args)],
+            env=environment(age, **env),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"{case} did not end\n{error.stdout}\n{error.stderr}") from None
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        raise Failed(f"{case} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout.rpartition("\n\n")[2].splitlines()[-1])
+
+
+def mark(event: dict[str, Any]) -> dict[str, Any]:
+    """`pid` and `seq` of an event of sdk_app, wherever the format has its properties."""
+    for where in (event, event.get("body", {})):
+        for name in ("properties", "metadata"):
+            if "seq" in (where.get(name) or {}):
+                found: dict[str, Any] = where[name]
+                return found
+    raise Failed(f"an event of nobody: {event}")
+
+
+class SdkCollector(Collector):
+    """`telemetry collect` whose events show `pid` and `seq`."""
+
+    def events(self) -> list[dict[str, Any]]:
+        """Each event's mark."""
+        return [mark(event) for event in super().events()]
