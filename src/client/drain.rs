@@ -8,6 +8,7 @@
 use super::config::{Config, process_env};
 use super::handle::{CLOSED, Client};
 use super::life::Snapshot;
+pub use super::open::takes_uploads;
 use super::open::{OpenError, open_with};
 use crate::delivery::engine::{Engine, Next};
 use crate::delivery::media::Media;

@@ -189,10 +189,13 @@ fn put_host(value: &mut Value, host: &str) {
     }
 }
 
-fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
+fn endpoint_of(config: &Config, format: &dyn Format) -> Endpoint {
     let endpoint = config.endpoint.clone();
-    let mut sink =
-        SinkConfig::new(if config.endpoint_as_is { endpoint } else { endpoint.with_path(format.path()) });
+    if config.endpoint_as_is { endpoint } else { endpoint.with_path(format.path()) }
+}
+
+fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
+    let mut sink = SinkConfig::new(endpoint_of(config, format));
     sink.tls = sink::TlsFiles {
         ca_pem: read_file("tls.ca_file", config.tls.ca_file.as_ref())?,
         client_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?
@@ -254,6 +257,11 @@ fn system_lookup(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
         crate::platform::clock::nap(Duration::from_millis(1));
     }
     Err(std::io::Error::other("a fork is under way"))
+}
+
+/// Whether that destination takes uploads.
+pub fn takes_uploads(config: &Config) -> bool {
+    media_of(&endpoint_of(config, &*format_of(config))).is_some()
 }
 
 /// Uploads are Langfuse's: beside whichever of its addresses the endpoint is.
