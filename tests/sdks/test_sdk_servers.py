@@ -102,7 +102,8 @@ def test_every_event_of_every_worker_arrives_once(
 
 def sdk_threads(names: list[str]) -> list[str]:
     """The Python threads that are not the server's."""
-    return [name for name in names if "ThreadPoolExecutor" not in name and "gunicorn" not in name]
+    server = ("threading._MainThread MainThread", "threading.Thread ThreadPoolExecutor-")
+    return [name for name in names if not name.startswith(server)]
 
 
 def test_children_of_multiprocessing(age: str, sdk_collector: SdkCollector) -> None:
