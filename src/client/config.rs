@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - What [`Config::parse`] returns is complete and consistent: nothing behind it checks a range again.
-//! - Precedence for each key: JSON, then the variable `TELEMETRY_<KEY>`, then the default. `null` in the JSON and
-//!   an empty variable are as if absent (an empty `proxy` means none).
+//! - Precedence for each key: JSON, then the variable `TELEMETRY_<KEY>`, then for the otlp formats OpenTelemetry's own
+//!   (see [`otel`]), then the default. `null` in the JSON and an empty variable are as if absent (an empty `proxy` means
+//!   none).
 //! - What cannot be honoured is refused, never ignored: unknown keys at every depth, and keys given twice. Other
 //!   `TELEMETRY_*` variables are not looked at, because programs beside the library have their own.
 //! - `disabled` (also `TELEMETRY_DISABLED=1`) makes every call a cheap OK but hides no mistake: a bad
@@ -23,6 +24,7 @@
 mod formats;
 mod json;
 mod keys;
+mod otel;
 mod proxy;
 mod redact;
 mod rules;
@@ -48,6 +50,8 @@ use values::{Given, Headers, Values};
 pub struct Config {
     /// Where events go, as given but for the user information.
     pub endpoint: Endpoint,
+    /// An endpoint that has no path gets none of the format's.
+    pub endpoint_as_is: bool,
     /// How a batch becomes a request.
     pub format: FormatKind,
     /// How OTLP is written.
@@ -64,6 +68,8 @@ pub struct Config {
     pub name: Option<String>,
     /// Members merged into each event, each value as JSON text; their words for pid and host are not replaced yet.
     pub context: Vec<(String, String)>,
+    /// Attributes of the resource of otlp's plain records, from OpenTelemetry's variables; the context comes first.
+    pub otel_resource: Vec<(String, String)>,
     /// What must not leave.
     pub redact: Option<Redact>,
     /// What is kept; none for everything.
@@ -216,7 +222,9 @@ impl Config {
     ///
     /// Reads nothing else: no file is opened and relative paths stay relative, see [`Config::anchored`].
     pub fn parse(json: &str, env: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-        let values = Values::open(json, &env)?;
+        let mut values = Values::open(json, &env)?;
+        let format = formats::kind(&values)?;
+        values.ask_otel(format.signal());
 
         let given = values.text("endpoint")?;
         let default = keys::find("endpoint").map_or("", |key| key.default);
@@ -226,12 +234,18 @@ impl Config {
             None => ConfigError::new(format!("the default endpoint: {why}")),
         })?;
 
+        let endpoint_as_is = given.is_some_and(|given| given.is_from(otel::OWN_ENDPOINTS));
+        if matches!(endpoint, Endpoint::File { .. }) {
+            // What is left to ask for is how to talk to a collector.
+            values.ask_otel(None);
+        }
+
         let mut userinfo = match &mut endpoint {
             Endpoint::Http { url } => url.userinfo.take(),
             _ => None,
         };
         let Wire { format, encoding, api_key, compression } =
-            Wire::read(&values, formats::kind(&values)?, &mut endpoint, &mut userinfo)?;
+            Wire::read(&values, format, &mut endpoint, &mut userinfo)?;
         let headers = headers(&values)?;
         let (basic, bearer) = credentials(&values, userinfo, &headers)?;
         let spool = Spool::read(&values)?;
@@ -246,6 +260,7 @@ impl Config {
             headers: headers.map(|given| given.value).unwrap_or_default(),
             name: name(&values)?,
             context: rules::context(&values, format)?,
+            otel_resource: if format.is_otlp() { otel::resource(values.env())? } else { Vec::new() },
             redact: rules::redact(&values)?,
             sample: rules::sample(&values)?,
             compression,
@@ -282,6 +297,7 @@ impl Config {
             disabled: values.flag("disabled")?,
             test: test_switches(&values)?,
             endpoint,
+            endpoint_as_is,
         })
     }
 
@@ -495,6 +511,7 @@ impl fmt::Debug for Config {
         // Taken apart without `..`, so that a new field is a decision here too.
         let Config {
             endpoint,
+            endpoint_as_is,
             format,
             encoding,
             api_key,
@@ -503,6 +520,7 @@ impl fmt::Debug for Config {
             headers,
             name,
             context,
+            otel_resource,
             redact,
             sample,
             compression,
@@ -531,6 +549,7 @@ impl fmt::Debug for Config {
         let context: Vec<_> = context.iter().map(|(name, _)| (name, "***")).collect();
         f.debug_struct("Config")
             .field("endpoint", endpoint)
+            .field("endpoint_as_is", endpoint_as_is)
             .field("format", format)
             .field("encoding", encoding)
             .field("api_key", &hide(api_key))
@@ -539,6 +558,7 @@ impl fmt::Debug for Config {
             .field("headers", &headers)
             .field("name", name)
             .field("context", &context)
+            .field("otel_resource", otel_resource)
             .field("redact", redact)
             .field("sample", sample)
             .field("compression", compression)

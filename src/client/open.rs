@@ -6,7 +6,8 @@
 //! - Opening starts no thread and opens no socket.
 
 use super::config::{
-    Clock, Compression, Config, Evict, FormatKind, OnFull, ResolverKind, Spool, Sync, process_env,
+    Clock, Compression, Config, Encoding as OtlpEncoding, Evict, FormatKind, OnFull, ResolverKind, Spool,
+    Sync, process_env,
 };
 use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE, SAMPLED};
 use crate::delivery::compress::Encoding;
@@ -21,6 +22,7 @@ use crate::format::json::JsonArray;
 use crate::format::langfuse::Langfuse;
 use crate::format::langfuse_scores::LangfuseScores;
 use crate::format::ndjson::Ndjson;
+use crate::format::otlp::{self, Otlp};
 use crate::format::posthog::Posthog;
 use crate::format::posthog_v1::PosthogV1;
 use crate::format::segment::Segment;
@@ -35,6 +37,7 @@ use crate::queue::spool::directory::{Directory, Problem};
 use crate::queue::spool::header::format_name;
 use crate::queue::spool::store::{SPARES, Spec};
 use crate::sink::{self, Endpoint, ResolverFiles, SinkConfig, url};
+use serde_json::Value;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -71,7 +74,7 @@ fn open_resolving(mut config: Config, resolver: Option<sink::Resolver>) -> Resul
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
     }
-    let format = format_of(&config)?;
+    let format = format_of(&config);
     let mut sink = sink_of(&config, &*format)?;
     sink.resolver = resolver.unwrap_or(sink.resolver);
     sink::validate(&sink).map_err(OpenError::Config)?;
@@ -139,9 +142,9 @@ fn rules_of(config: &Config) -> Result<Rules, OpenError> {
     Ok(Rules { redact: config.redact.clone(), context, sample: config.sample.clone() })
 }
 
-fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
+fn format_of(config: &Config) -> Arc<dyn Format> {
     let key = config.api_key.as_deref().unwrap_or_default();
-    Ok(match config.format {
+    match config.format {
         FormatKind::Ndjson => Arc::new(Ndjson),
         FormatKind::Json => Arc::new(JsonArray),
         FormatKind::Posthog => Arc::new(Posthog::new(key)),
@@ -150,12 +153,46 @@ fn format_of(config: &Config) -> Result<Arc<dyn Format>, OpenError> {
         FormatKind::LangfuseScores => Arc::new(LangfuseScores::new(config.basic.as_deref())),
         FormatKind::Segment => Arc::new(Segment::new(key)),
         FormatKind::Sentry => Arc::new(Sentry::new(key, None)),
-        other => return Err(OpenError::Config(format!("the format {} is not there yet", other.as_str()))),
-    })
+        FormatKind::OtlpLogs => Arc::new(otlp_of(otlp::Signal::Logs, config)),
+        FormatKind::OtlpTraces => Arc::new(otlp_of(otlp::Signal::Traces, config)),
+    }
+}
+
+/// Its resource is the context, and behind it what OpenTelemetry's variables say.
+fn otlp_of(signal: otlp::Signal, config: &Config) -> Otlp {
+    let encoding = match config.encoding {
+        OtlpEncoding::Protobuf => otlp::Encoding::Protobuf,
+        OtlpEncoding::Json => otlp::Encoding::Json,
+    };
+    let host = process::host_name();
+    // Whether each is JSON was asked when the rules were made.
+    let read = |(key, value): &(String, String)| Some((key.clone(), serde_json::from_str(value).ok()?));
+    let mut resource: Vec<(String, Value)> = config.context.iter().filter_map(read).collect();
+    for (_, value) in &mut resource {
+        put_host(value, &host);
+    }
+    for (key, value) in &config.otel_resource {
+        if !resource.iter().any(|(other, _)| other == key) {
+            resource.push((key.clone(), value.as_str().into()));
+        }
+    }
+    Otlp::new(signal, encoding, &resource)
+}
+
+/// The machine's name for its word.
+fn put_host(value: &mut Value, host: &str) {
+    match value {
+        Value::String(word) if word == "$host" => *word = host.to_string(),
+        Value::Array(list) => list.iter_mut().for_each(|value| put_host(value, host)),
+        Value::Object(map) => map.values_mut().for_each(|value| put_host(value, host)),
+        _ => {}
+    }
 }
 
 fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
-    let mut sink = SinkConfig::new(config.endpoint.clone().with_path(format.path()));
+    let endpoint = config.endpoint.clone();
+    let mut sink =
+        SinkConfig::new(if config.endpoint_as_is { endpoint } else { endpoint.with_path(format.path()) });
     sink.tls = sink::TlsFiles {
         ca_pem: read_file("tls.ca_file", config.tls.ca_file.as_ref())?,
         client_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?

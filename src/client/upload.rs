@@ -72,14 +72,14 @@ impl Client {
             let mut image = self.image_of(file.as_ref(), data)?;
             let hash = digest(&SHA256, image.data());
             note.insert("contentLength".into(), image.data().len().into());
-            note.insert("sha256Hash".into(), STANDARD.encode(&hash).into());
+            note.insert("sha256Hash".into(), STANDARD.encode(hash).into());
             let text = Value::Object(note.clone()).to_string();
             if text.len() > MAX_NOTE {
                 return refused(Status::Invalid, format!("the meta is longer than {MAX_NOTE} bytes"));
             }
             image.seal(text.as_bytes(), clock::wall_precise_ns());
             let mut id = [0; ID_LEN];
-            id.iter_mut().zip(URL_SAFE.encode(&hash).bytes()).for_each(|(to, from)| *to = from);
+            id.iter_mut().zip(URL_SAFE.encode(hash).bytes()).for_each(|(to, from)| *to = from);
             if flags & DISABLED != 0 {
                 return Ok(id);
             }

@@ -125,7 +125,7 @@ impl Batch {
                     && body <= limits.body.min(max_bytes)
                     && !(format.unique_ids() && g.ids.contains(item.sent_id()))
             };
-            let at = open.iter().position(|g| fits(g));
+            let at = open.iter().position(fits);
             let group = match at {
                 Some(at) => &mut open[at],
                 None => {

@@ -10,6 +10,7 @@ use super::{Invalid, Stamp, time};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 /// Most names a format may ask for.
@@ -205,7 +206,9 @@ impl<'a> Members<'a> {
 
     /// Take in those of others whose names are not here.
     pub fn add_missing(&mut self, others: Members<'a>) {
-        let missing: Vec<Member<'a>> = others.0.into_iter().filter(|other| !self.has(&other.name)).collect();
+        let here: HashSet<&str> = self.0.iter().map(|member| &*member.name).collect();
+        let is_missing = |other: &Member<'_>| !here.contains(&*other.name);
+        let missing: Vec<Member<'a>> = others.0.into_iter().filter(is_missing).collect();
         self.0.extend(missing);
     }
 

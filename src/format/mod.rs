@@ -17,6 +17,7 @@ mod kit;
 pub mod langfuse;
 pub mod langfuse_scores;
 pub mod ndjson;
+pub mod otlp;
 pub mod posthog;
 pub mod posthog_v1;
 pub mod segment;

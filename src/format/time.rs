@@ -87,6 +87,38 @@ pub fn to_rfc3339(text: &str) -> Option<Cow<'_, str>> {
     Some(if said == text { Cow::Borrowed(text) } else { Cow::Owned(said) })
 }
 
+/// Nanoseconds since the epoch of a time that [`to_rfc3339`] takes; finer digits are cut off. `None` before 1970 and
+/// after 2554.
+pub fn unix_ns(text: &str) -> Option<u64> {
+    let said = to_rfc3339(text)?;
+    let number = |from: usize, to: usize| said.get(from..to)?.parse::<i64>().ok();
+    let rest = said.get(19..)?;
+    let (fraction, offset) = rest.split_at(rest.find(['Z', '+', '-'])?);
+    let offset = match offset.strip_prefix(['+', '-']).and_then(|digits| digits.split_once(':')) {
+        Some((hours, minutes)) => {
+            let seconds = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
+            if offset.starts_with('-') { -seconds } else { seconds }
+        }
+        None => 0,
+    };
+    let days = day_number(number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let in_day = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
+    let seconds = u64::try_from(days * 86_400 + in_day - offset).ok()?;
+    let digits = fraction.bytes().skip(1).chain(std::iter::repeat(b'0')).take(9);
+    let nanos = digits.fold(0, |n, digit| n * 10 + u64::from(digit - b'0'));
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
+}
+
+/// The inverse of [`civil`].
+fn day_number(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let yoe = year.rem_euclid(400);
+    let doy = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+    era * 146_097 + doe - 719_468
+}
+
 fn days_of(year: u64, month: u64) -> u64 {
     match month {
         2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
@@ -99,6 +131,38 @@ fn days_of(year: u64, month: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_as_numbers() {
+        let known = 1_795_228_198_004_000_000;
+        for (text, ns) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2026-11-21T02:29:58.004Z", known),
+            ("2026-11-21 02:29:58.004", known),
+            ("2026-11-21T03:59:58.004+01:30", known),
+            ("2026-11-20T21:29:58.004-0500", known),
+            ("2026-11-21T02:29:58.0040005678Z", known + 567),
+            ("2026-11-21T02:29:58+00:00", known - 4_000_000),
+            ("2000-02-29T00:00:00Z", 951_782_400_000_000_000),
+            ("2016-12-31T23:59:60Z", 1_483_228_800_000_000_000),
+        ] {
+            assert_eq!(unix_ns(text), Some(ns), "{text}");
+        }
+        for none in [
+            "",
+            "now",
+            "1795228198",
+            "1969-12-31T23:59:59Z",
+            "1970-01-01T00:00:00+01:00",
+            "9999-12-31T23:59:59Z",
+        ] {
+            assert_eq!(unix_ns(none), None, "{none}");
+        }
+        for day in (0..80_000).step_by(7) {
+            let ns = day * 86_400_000_000_000 + 86_399_999_000_000;
+            assert_eq!(unix_ns(std::str::from_utf8(&rfc3339_ms(ns)).unwrap()), Some(ns));
+        }
+    }
 
     #[test]
     fn known_times() {

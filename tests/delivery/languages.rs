@@ -9,9 +9,11 @@ pub const IDS: [&str; 3] = [
     "0198a0c2-6d0e-7c11-8a77-5d1c2e9b4f12",
 ];
 
-/// A format of which several events share a request.
+/// The formats in which events bring or get an id that is theirs alone, and a time.
 pub const LANGUAGES: [&str; 8] =
     ["ndjson", "json", "posthog", "posthog-v1", "langfuse", "langfuse-scores", "segment", "sentry"];
+/// OpenTelemetry's: here log records as JSON, and spans as protobuf.
+pub const OTLP: [&str; 2] = ["otlp-logs", "otlp-traces"];
 
 /// The keys that open a client of it, with short pauses.
 pub fn keys(format: &str) -> Value {
@@ -19,6 +21,7 @@ pub fn keys(format: &str) -> Value {
     match format {
         "posthog" | "posthog-v1" | "segment" | "sentry" => keys["api_key"] = json!("k3y"),
         "langfuse" | "langfuse-scores" => keys["basic"] = json!("pk:sk"),
+        "otlp-logs" => keys["encoding"] = json!("json"),
         _ => {}
     }
     keys
@@ -37,6 +40,14 @@ pub fn event(format: &str, id: &str) -> String {
         "langfuse-scores" => json!({"id": id, "name": "n", "value": 1}),
         "segment" => json!({"messageId": id, "type": "track", "userId": "u"}),
         "sentry" => json!({"type": "log", "level": "info", "body": id}),
+        "otlp-logs" => json!({"timeUnixNano": "1795228198004000000", "body": {"stringValue": id}}),
+        "otlp-traces" => json!({
+            "traceId": "5b8efff798038103d269b633813fc60c",
+            "spanId": "eee19b7ec3c1b174",
+            "name": id,
+            "startTimeUnixNano": "1795228198004000000",
+            "endTimeUnixNano": "1795228198005000000",
+        }),
         _ => json!({"id": id}),
     };
     event.to_string()

@@ -2,7 +2,7 @@
 //! success for whatever is sent again.
 use crate::collector::{Collector, Latch, Reply};
 use crate::host::{Host, check, until};
-use crate::languages::{IDS, LANGUAGES, address, event, ids, keys, success};
+use crate::languages::{IDS, LANGUAGES, OTLP, address, event, ids, keys, success};
 use std::sync::Arc;
 use telemetry::client::handle::Status;
 
@@ -37,34 +37,34 @@ enum First {
 }
 use First::{Breaks, Nothing, Says};
 
-/// FORMATS, "Common rule and where formats differ": an answer, and what it means in each of [`LANGUAGES`].
+/// FORMATS, "Common rule and where formats differ": an answer, and what it means in each of [`formats`].
 #[rustfmt::skip]
-const COMMON: &[(First, [Fate; 8])] = &[
-    //                     ndjson  json    v0      v1      langfuse scores  segment sentry
-    (Nothing,             [Again,  Again,  Again,  Again,  Again,   Again,  Again,  Again]),
-    (Says(408, ""),       [Again,  Again,  Again,  Again,  Final,   Final,  Final,  Final]),
-    (Says(429, ""),       [Again,  Again,  Again,  Again,  Again,   Again,  Again,  Final]),
-    (Says(500, ""),       [Again,  Again,  Again,  Again,  Again,   Again,  Again,  Again]),
-    (Says(502, ""),       [Again,  Again,  Again,  Again,  Again,   Again,  Again,  Again]),
-    (Says(503, ""),       [Again,  Again,  Again,  Again,  Again,   Again,  Again,  Again]),
-    (Says(504, ""),       [Again,  Again,  Again,  Again,  Again,   Again,  Again,  Again]),
-    (Says(413, ""),       [Halved, Halved, Halved, Halved, Halved,  Halved, Halved, Final]),
-    (Says(400, ""),       [Halved, Halved, Halved, Halved, Halved,  Halved, Halved, Final]),
-    (Says(401, ""),       [Kept,   Kept,   Kept,   Kept,   Kept,    Kept,   Kept,   Kept]),
-    (Says(402, ""),       [Kept,   Kept,   Kept,   Kept,   Kept,    Kept,   Kept,   Kept]),
-    (Says(403, ""),       [Kept,   Kept,   Kept,   Kept,   Kept,    Kept,   Kept,   Kept]),
-    (Says(404, ""),       [Final,  Final,  Final,  Final,  Final,   Final,  Final,  Final]),
-    // The three are too short to be compressed: there is no plainer way to send them.
-    (Says(415, ""),       [Final,  Final,  Final,  Final,  Final,   Final,  Final,  Final]),
-    (Says(422, ""),       [Final,  Final,  Final,  Final,  Final,   Final,  Final,  Final]),
-    (Says(301, ""),       [Kept,   Kept,   Kept,   Kept,   Kept,    Kept,   Kept,   Kept]),
-    (Says(200, "{}"),     [Taken,  Taken,  Taken,  Unread, Unread,  Taken,  Taken,  Taken]),
-    (Says(200, ""),       [Taken,  Taken,  Taken,  Unread, Unread,  Taken,  Taken,  Taken]),
-    (Says(200, "<p>hi"),  [Taken,  Taken,  Unread, Unread, Unread,  Taken,  Taken,  Taken]),
-    (Says(202, ""),       [Taken,  Taken,  Taken,  Unread, Unread,  Taken,  Taken,  Taken]),
-    (Says(207, "<p>hi"),  [Taken,  Taken,  Unread, Unread, Unread,  Unread, Taken,  Taken]),
-    (Breaks(200),         [Unread, Unread, Unread, Unread, Unread,  Unread, Unread, Unread]),
-    (Breaks(500),         [Again,  Again,  Again,  Again,  Again,   Again,  Again,  Again]),
+const COMMON: &[(First, [Fate; 10])] = &[
+    //                    ndjson  json    v0      v1      langfuse  scores  segment  sentry  logs    traces
+    (Nothing,            [Again,  Again,  Again,  Again,  Again,    Again,  Again,   Again,  Again,  Again]),
+    (Says(408, ""),      [Again,  Again,  Again,  Again,  Final,    Final,  Final,   Final,  Final,  Final]),
+    (Says(429, ""),      [Again,  Again,  Again,  Again,  Again,    Again,  Again,   Final,  Again,  Again]),
+    (Says(500, ""),      [Again,  Again,  Again,  Again,  Again,    Again,  Again,   Again,  Final,  Final]),
+    (Says(502, ""),      [Again,  Again,  Again,  Again,  Again,    Again,  Again,   Again,  Again,  Again]),
+    (Says(503, ""),      [Again,  Again,  Again,  Again,  Again,    Again,  Again,   Again,  Again,  Again]),
+    (Says(504, ""),      [Again,  Again,  Again,  Again,  Again,    Again,  Again,   Again,  Again,  Again]),
+    (Says(413, ""),      [Halved, Halved, Halved, Halved, Halved,   Halved, Halved,  Final,  Halved, Halved]),
+    (Says(400, ""),      [Halved, Halved, Halved, Halved, Halved,   Halved, Halved,  Final,  Final,  Final]),
+    (Says(401, ""),      [Kept,   Kept,   Kept,   Kept,   Kept,     Kept,   Kept,    Kept,   Kept,   Kept]),
+    (Says(402, ""),      [Kept,   Kept,   Kept,   Kept,   Kept,     Kept,   Kept,    Kept,   Final,  Final]),
+    (Says(403, ""),      [Kept,   Kept,   Kept,   Kept,   Kept,     Kept,   Kept,    Kept,   Kept,   Kept]),
+    (Says(404, ""),      [Final,  Final,  Final,  Final,  Final,    Final,  Final,   Final,  Final,  Final]),
+    // They are sent plain already: there is no plainer way.
+    (Says(415, ""),      [Final,  Final,  Final,  Final,  Final,    Final,  Final,   Final,  Final,  Final]),
+    (Says(422, ""),      [Final,  Final,  Final,  Final,  Final,    Final,  Final,   Final,  Final,  Final]),
+    (Says(301, ""),      [Kept,   Kept,   Kept,   Kept,   Kept,     Kept,   Kept,    Kept,   Kept,   Kept]),
+    (Says(200, "{}"),    [Taken,  Taken,  Taken,  Unread, Unread,   Taken,  Taken,   Taken,  Taken,  Taken]),
+    (Says(200, ""),      [Taken,  Taken,  Taken,  Unread, Unread,   Taken,  Taken,   Taken,  Taken,  Taken]),
+    (Says(200, "<p>hi"), [Taken,  Taken,  Unread, Unread, Unread,   Taken,  Taken,   Taken,  Unread, Unread]),
+    (Says(202, ""),      [Taken,  Taken,  Taken,  Unread, Unread,   Taken,  Taken,   Taken,  Taken,  Taken]),
+    (Says(207, "<p>hi"), [Taken,  Taken,  Unread, Unread, Unread,   Unread, Taken,   Taken,  Unread, Unread]),
+    (Breaks(200),        [Unread, Unread, Unread, Unread, Unread,   Unread, Unread,  Unread, Unread, Unread]),
+    (Breaks(500),        [Again,  Again,  Again,  Again,  Again,    Again,  Again,   Again,  Final,  Final]),
 ];
 
 /// Answers that only one format has.
@@ -128,7 +128,29 @@ const OWN: &[(&str, First, Fate)] = &[
     ("langfuse-scores", Says(207, r#"{"accepted":3,"rejected":0,"errors":[]}"#), Taken),
     ("segment", Says(200, r#"{"success":true}"#), Taken),
     ("sentry", Says(200, r#"{"id":"x"}"#), Taken),
+    (
+        "otlp-logs",
+        Says(200, r#"{"partialSuccess":{"rejectedLogRecords":"1","errorMessage":"attribute too long"}}"#),
+        Each("rdd"),
+    ),
+    ("otlp-logs", Says(200, r#"{"partialSuccess":{"rejectedLogRecords":9}}"#), Final),
+    (
+        "otlp-logs",
+        Says(200, r#"{"partialSuccess":{"rejectedLogRecords":"0","errorMessage":"careful"}}"#),
+        Taken,
+    ),
+    ("otlp-logs", Says(200, r#"{"partialSuccess":{}}"#), Taken),
+    // Field 1, a message with 1 in its field 1.
+    ("otlp-traces", Says(200, "\x0a\x02\x08\x01"), Each("rdd")),
+    ("otlp-traces", Says(200, "\x0a\x02\x08\x09"), Final),
+    ("otlp-traces", Says(200, "\x0a\x07\x12\x05be so"), Taken),
+    ("otlp-traces", Says(200, "\x0a\x09\x08"), Unread),
 ];
+
+/// The columns of [`COMMON`].
+fn formats() -> impl Iterator<Item = &'static str> {
+    LANGUAGES.into_iter().chain(OTLP)
+}
 
 struct Row {
     format: &'static str,
@@ -138,7 +160,7 @@ struct Row {
 
 fn rows() -> Vec<Row> {
     let common = COMMON.iter().flat_map(|&(first, fates)| {
-        LANGUAGES.into_iter().zip(fates).map(move |(format, fate)| Row { format, first, fate })
+        formats().zip(fates).map(move |(format, fate)| Row { format, first, fate })
     });
     common.chain(OWN.iter().map(|&(format, first, fate)| Row { format, first, fate })).collect()
 }
@@ -164,7 +186,9 @@ impl Row {
             0 => reply(first),
             _ => Reply::Held(Arc::clone(&held), Box::new(success(format))),
         });
-        let host = Host::open(&address(format, collector.url()), keys(format));
+        let mut keys = keys(format);
+        keys["compression"] = "none".into();
+        let host = Host::open(&address(format, collector.url()), keys);
         for id in IDS {
             assert_eq!(host.enqueue(event(format, id)), Status::Ok, "{row}");
         }
@@ -216,8 +240,9 @@ fn matrix_of(format: &str) {
 
 /// A test for each format, and one that there is no other.
 macro_rules! matrix {
-    ($($test:ident $format:literal)*) => {
+    ($($(#[$not:meta])* $test:ident $format:literal)*) => {
         $(#[test]
+        $(#[$not])*
         fn $test() {
             matrix_of($format);
         })*
@@ -239,4 +264,8 @@ matrix! {
     langfuse_scores "langfuse-scores"
     segment "segment"
     sentry "sentry"
+    #[ignore = "until a client of it can be opened"]
+    otlp_logs "otlp-logs"
+    #[ignore = "until a client of it can be opened"]
+    otlp_traces "otlp-traces"
 }

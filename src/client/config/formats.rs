@@ -2,6 +2,7 @@
 //!
 //! Invariant: a [`Wire`] is complete for its format: a key that the format cannot do without is there.
 
+use super::otel::Signal;
 use super::values::Values;
 use super::{Compression, ConfigError, keys};
 use crate::sink::Endpoint;
@@ -59,6 +60,15 @@ impl FormatKind {
     /// Whether it is one of OpenTelemetry's.
     pub fn is_otlp(self) -> bool {
         matches!(self, OtlpLogs | OtlpTraces)
+    }
+
+    /// The signal of one that is.
+    pub(super) fn signal(self) -> Option<Signal> {
+        match self {
+            OtlpLogs => Some(Signal::Logs),
+            OtlpTraces => Some(Signal::Traces),
+            _ => None,
+        }
     }
 
     fn takes_zstd(self) -> bool {

@@ -34,6 +34,7 @@ fn nested(path: &str, value: &str) -> String {
 fn defaults() {
     let expected = Config {
         endpoint: Endpoint::File { path: "telemetry-events.ndjson".into() },
+        endpoint_as_is: false,
         format: FormatKind::Ndjson,
         encoding: Encoding::Protobuf,
         api_key: None,
@@ -42,6 +43,7 @@ fn defaults() {
         headers: vec![],
         name: None,
         context: vec![],
+        otel_resource: vec![],
         redact: None,
         sample: None,
         compression: Compression::Gzip,
@@ -91,6 +93,7 @@ fn everything_at_once() {
     );
     let expected = Config {
         endpoint: Endpoint::parse("https://h:1/p").unwrap(),
+        endpoint_as_is: false,
         format: FormatKind::Posthog,
         encoding: Encoding::Json,
         api_key: Some("phc_1".into()),
@@ -99,6 +102,7 @@ fn everything_at_once() {
         headers: vec![("X-A".into(), "1".into()), ("x-b".into(), "".into())],
         name: Some("web-1.a".into()),
         context: vec![("c".into(), "1".into())],
+        otel_resource: vec![],
         redact: Some(Redact::parse(vec![("r".into(), "mask".into())]).unwrap()),
         sample: Some(Sample::parse(0.5, Some("k")).unwrap()),
         compression: Compression::None,

@@ -3,6 +3,7 @@
 use super::ConfigError;
 use super::json::{Node, Object, shown};
 use super::keys::{self, Key, Kind};
+use super::otel::{self, Signal, Supplied};
 
 /// Header names with their values, in the order given.
 pub(super) type Headers = Vec<(String, String)>;
@@ -29,6 +30,11 @@ impl<T> Given<T> {
             Some(variable) => format!("{variable} (key {})", self.key.name),
             None => self.key.name.to_string(),
         }
+    }
+
+    /// Whether it came from one of these variables.
+    pub fn is_from(&self, variables: &[&str]) -> bool {
+        self.variable.as_deref().is_some_and(|variable| variables.contains(&variable))
     }
 
     fn with<U>(self, value: U) -> Given<U> {
@@ -81,6 +87,8 @@ enum Raw<'a> {
 pub(super) struct Values<'a> {
     root: Object,
     env: &'a dyn Fn(&str) -> Option<String>,
+    /// Whose variables of OpenTelemetry stand behind ours.
+    otel: Option<Signal>,
 }
 
 impl<'a> Values<'a> {
@@ -90,11 +98,21 @@ impl<'a> Values<'a> {
             "" => Vec::new(),
             text => object(text).map_err(|why| ConfigError::new(format!("the configuration {why}")))?,
         };
-        let values = Values { root, env };
+        let values = Values { root, env, otel: None };
         for (name, value) in &values.root {
             Self::check(name, value)?;
         }
         Ok(values)
+    }
+
+    /// From now on ask OpenTelemetry's variables for what is not said elsewhere, or no more.
+    pub fn ask_otel(&mut self, signal: Option<Signal>) {
+        self.otel = signal;
+    }
+
+    /// The environment, for what is no key.
+    pub fn env(&self) -> &'a dyn Fn(&str) -> Option<String> {
+        self.env
     }
 
     /// One member of the whole is known.
@@ -148,7 +166,11 @@ impl<'a> Values<'a> {
         let variable = key.env_name();
         // Empty is unset, as everywhere; but an empty proxy says something.
         let text = if name == "proxy" { (self.env)(&variable) } else { self.variable(&variable) };
-        if let Some(text) = text {
+        let text = match (text, self.otel) {
+            (None, Some(signal)) => otel::supply(self.env, signal, name)?,
+            (text, _) => text.map(|value| Supplied { value, variable }),
+        };
+        if let Some(Supplied { value: text, variable }) = text {
             let utf8 = !text.contains(char::REPLACEMENT_CHARACTER);
             let given = Given::new(key, Raw::Text(text), Some(variable), true);
             return if utf8 { Ok(Some(given)) } else { Err(given.error("***", "it is not UTF-8")) };

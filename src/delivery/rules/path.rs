@@ -32,7 +32,7 @@ impl Step {
     pub fn is_index(&self, index: usize) -> bool {
         match self {
             Step::Any => true,
-            Step::Name(name) => !name.starts_with('+') && name.parse() == Ok(index),
+            Step::Name(name) => (name == "0" || !name.starts_with(['0', '+'])) && name.parse() == Ok(index),
         }
     }
 }
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_number_is_an_element_as_well() {
         assert!(name("0").is_index(0) && name("12").is_index(12) && Step::Any.is_index(7));
-        for no in ["1", "", "+0", "-0", "a", "0x0", "99999999999999999999999"] {
+        for no in ["1", "", "+0", "-0", "00", "a", "0x0", "99999999999999999999999"] {
             assert!(!name(no).is_index(0), "{no}");
         }
     }

@@ -1,9 +1,11 @@
 //! The faults a collector was told to inject, and which of them hits the next request.
 //!
 //! Invariants:
-//! - Only POSTs of events are hit; pages, counters and the fault control itself always work.
+//! - Only POSTs of events and the steps of an upload are hit; pages, counters and the fault control itself
+//!   always work.
 //! - The list is walked in order and the first fault in force decides, so `429@3,500@2` is three 429
-//!   and then two 500. `slow` only adds its delay and lets the walk go on.
+//!   and then two 500. `slow` only adds its delay and lets the walk go on, and so do `partial`, `again`
+//!   and `quota`, which change what a normal answer says of the events.
 //! - A request uses up one of `@N` only if the fault really hit it.
 //! - `%P` is pseudo-random from a fixed seed: the same list hits the same requests in each run.
 //!
@@ -11,22 +13,33 @@
 //! ```text
 //! LIST   = "" | ITEM ("," ITEM)*
 //! ITEM   = KIND [ "=" VALUE ] ( "@" N | "%" P | "/" S )*      each suffix at most once
-//! KIND   = refuse | stall | cut | lost | slow | 300..599
+//! KIND   = pass | refuse | stall | cut | lost | slow | partial | again | quota | 300..599
 //! VALUE  = text without , @ % / " or anything between double quotes
 //! ```
 //! `VALUE` is seconds for `stall` (none: for ever), milliseconds for `slow` (required), `Location` for a
-//! 3xx, `Retry-After` for other statuses (429 without one says 1); sent as it is.
+//! 3xx, `Retry-After` for other statuses (429 without one says 1); sent as it is. For `partial` and `again`
+//! it is the per cent of the events (required), for `quota` the seconds it lasts as far as the service
+//! tells them (none: 60).
 
 use std::time::{Duration, Instant};
 
 /// What may be written in a spec, for error texts and `--help`.
-pub const ALLOWED: &str = "refuse, stall[=SECONDS], cut, lost, slow=MS, 429[=RETRY_AFTER] or any other status from 300 \
-to 599; each may end in @N (the next N requests), %P (P per cent of them), /S (the first S seconds); \
+pub const ALLOWED: &str = "pass, refuse, stall[=SECONDS], cut, lost, slow=MS, partial=PERCENT, again=PERCENT, \
+quota[=SECONDS], 429[=RETRY_AFTER] or any other status from 300 to 599; each may end in @N (the next N requests), %P (P per cent of them), /S (the first S seconds); \
 separated by commas; a value with , @ % or / in it goes between double quotes";
+
+/// What the less obvious of them do.
+pub const MEANING: &str = "partial refuses a share of the events for good and again asks for a share of them again, \
+where the format has words for it: posthog-v1 drop and retry, langfuse 400 and 429 entries, langfuse-scores \
+counts, otlp partialSuccess, sentry a rate limit, ndjson and json rejected lines. quota: posthog answers 200 \
+with quota_limited, posthog-v1 drops, langfuse 403, sentry 429 with a rate limit, others 429. pass lets requests \
+through, so that pass@1,500@1 hits the second one only.";
 
 /// What happens to one request instead of the normal course.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    /// The normal course; only keeps what follows in the list from hitting this request.
+    Pass,
     /// The connection is closed once the request's head is read: no body read, no answer.
     Refuse,
     /// The request is read and held; when the time is over it is taken and answered as usual.
@@ -39,11 +52,26 @@ pub enum Action {
     Lost,
 }
 
+/// What a normal answer says of the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Shaping {
+    /// Per cent of them that are refused for good.
+    pub refuse: f64,
+    /// Per cent of the others that are asked for again.
+    pub again: f64,
+    /// Over the quota, for so many seconds.
+    pub quota: Option<u64>,
+    /// What decides which ones.
+    pub seed: u64,
+}
+
 /// What the faults say about one request.
 #[derive(Debug, Default, PartialEq)]
 pub struct Decision {
     /// To wait before answering.
     pub delay: Duration,
+    /// What is said of the events.
+    pub shaping: Shaping,
     /// `None`: the normal course.
     pub action: Option<Action>,
 }
@@ -51,6 +79,9 @@ pub struct Decision {
 #[derive(Debug)]
 enum Kind {
     Slow(Duration),
+    Partial(f64),
+    Again(f64),
+    Quota(u64),
     Act(Action),
 }
 
@@ -108,6 +139,16 @@ impl Faults {
             }
             match &f.kind {
                 Kind::Slow(d) => out.delay += *d,
+                Kind::Partial(p) => {
+                    out.shaping.refuse = *p;
+                    out.shaping.seed ^= splitmix(&mut f.random);
+                }
+                Kind::Again(p) => {
+                    out.shaping.again = *p;
+                    out.shaping.seed ^= splitmix(&mut f.random);
+                }
+                Kind::Quota(s) => out.shaping.quota = Some(*s),
+                Kind::Act(Action::Pass) => break,
                 Kind::Act(a) => {
                     out.action = Some(a.clone());
                     break;
@@ -145,7 +186,7 @@ impl Fault {
 }
 
 /// SplitMix64: one step of a generator that needs nothing but its counter.
-fn splitmix(state: &mut u64) -> u64 {
+pub fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -204,17 +245,30 @@ fn parse_item(item: &str, random: u64) -> Result<Fault, String> {
         Ok(n) if n.is_finite() && (0.0..=1e9).contains(&n) => Ok(n),
         _ => Err(format!("{what} must be a number from 0 to 1000000000, not '{v}'")),
     };
+    let share = || {
+        let v = value.ok_or_else(|| format!("needs per cent, as in {word}=20; allowed: {ALLOWED}"))?;
+        number("the per cent after =", v).and_then(|p| {
+            if p > 100.0 { Err(format!("= needs a number from 0 to 100, not '{v}'")) } else { Ok(p) }
+        })
+    };
     let plain = |a: Action| match value {
         None => Ok(Kind::Act(a)),
         Some(_) => Err(format!("takes no value; allowed: {ALLOWED}")),
     };
     let kind = match word {
+        "pass" => plain(Action::Pass)?,
         "refuse" => plain(Action::Refuse)?,
         "cut" => plain(Action::Cut)?,
         "lost" => plain(Action::Lost)?,
         "stall" => {
             let t = value.map(|v| number("the seconds of stall", v)).transpose()?;
             Kind::Act(Action::Stall(t.map(Duration::from_secs_f64)))
+        }
+        "partial" => Kind::Partial(share()?),
+        "again" => Kind::Again(share()?),
+        "quota" => {
+            let whole = |v: &str| v.parse().map_err(|_| format!("quota needs whole seconds, not '{v}'"));
+            Kind::Quota(value.map_or(Ok(60), whole)?)
         }
         "slow" => {
             let v = value.ok_or_else(|| format!("needs milliseconds, as in slow=250; allowed: {ALLOWED}"))?;
@@ -284,7 +338,27 @@ mod tests {
     fn slow_adds_to_what_follows() {
         let mut f = Faults::parse("slow=20,slow=5,lost").unwrap();
         let d = f.decide(Instant::now());
-        assert_eq!(d, Decision { delay: Duration::from_millis(25), action: Some(Action::Lost) });
+        let delay = Duration::from_millis(25);
+        assert_eq!(d, Decision { delay, action: Some(Action::Lost), ..Decision::default() });
+    }
+
+    #[test]
+    fn shares_shape_the_answer_and_pass_lets_one_through() {
+        let mut f = Faults::parse("partial=20@2,again=100,quota@1,quota=5@2,pass@1,500").unwrap();
+        let now = f.since;
+        let shapes: Vec<_> = (0..3).map(|_| f.decide(now)).collect();
+        let of = |i: usize| {
+            let s = shapes[i].shaping;
+            (s.refuse, s.again, s.quota, shapes[i].action.is_some())
+        };
+        assert_eq!(of(0), (20.0, 100.0, Some(5), false), "the later of two wins");
+        assert_eq!(of(1), (20.0, 100.0, Some(5), true));
+        assert_eq!(of(2), (0.0, 100.0, None, true));
+        assert_ne!(shapes[0].shaping.seed, shapes[1].shaping.seed);
+        assert_eq!(
+            Faults::parse("partial=20").unwrap().decide(now),
+            Faults::parse("partial=20").unwrap().decide(now)
+        );
     }
 
     #[test]
@@ -312,7 +386,22 @@ mod tests {
     #[test]
     fn bad_specs_name_the_item_and_the_allowed() {
         for bad in [
-            "nope", "200", "600", "0500", "slow", "slow=x", "stall=-1", "cut=1", "500@0", "500@", "500%101",
+            "nope",
+            "200",
+            "600",
+            "0500",
+            "slow",
+            "slow=x",
+            "stall=-1",
+            "partial",
+            "partial=101",
+            "again=x",
+            "quota=1.5",
+            "pass=1",
+            "cut=1",
+            "500@0",
+            "500@",
+            "500%101",
             "500/x",
         ] {
             let e = Faults::parse(&format!("429,{bad}")).unwrap_err();

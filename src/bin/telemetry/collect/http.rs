@@ -8,8 +8,8 @@
 //! - An unclear length (two lengths, length and chunks, unknown coding) is refused, never guessed.
 //! - An answer is one write.
 
-use super::ingest::{Encoding, Shape};
 use super::listen::Stream;
+use super::unpack::Encoding;
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ enum Length {
     Chunked,
 }
 
-/// A request's first line and the headers that matter.
+/// A request's first line and its headers.
 #[derive(Debug)]
 pub struct Head {
     /// `GET`, `POST`...
@@ -63,10 +63,41 @@ pub struct Head {
     pub keep_alive: bool,
     /// How the body is packed; `None`: in a way that is not understood.
     pub encoding: Option<Encoding>,
-    /// What the content type says of its shape; `None`: a type that is not understood.
-    pub shape: Option<Shape>,
+    /// All headers, as they were sent.
+    headers: Vec<(Box<str>, Box<str>)>,
     length: Length,
     expect: bool,
+}
+
+impl Head {
+    /// First value of the header `name`.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
+    }
+
+    /// The content type in lower case, without its parameters; empty if there is none.
+    pub fn content_type(&self) -> String {
+        let kind = self.header("Content-Type").unwrap_or_default();
+        kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+}
+
+#[cfg(test)]
+impl Head {
+    /// A `POST` as a test needs it.
+    pub fn of(path: &str, headers: &[(&str, &str)]) -> Head {
+        let own = |t: &str| Box::from(t);
+        Head {
+            method: "POST".into(),
+            path: path.into(),
+            query: String::new(),
+            keep_alive: true,
+            encoding: Some(Encoding::Identity),
+            headers: headers.iter().map(|(n, v)| (own(n), own(v))).collect(),
+            length: Length::Bytes(0),
+            expect: false,
+        }
+    }
 }
 
 /// The reading side of a connection and its buffer.
@@ -327,7 +358,7 @@ fn understand(request: &httparse::Request<'_, '_>) -> Result<Head, Fail> {
         query: query.into(),
         keep_alive: http11,
         encoding: Some(Encoding::Identity),
-        shape: Some(Shape::Guess),
+        headers: Vec::with_capacity(request.headers.len()),
         length: Length::Bytes(0),
         expect: false,
     };
@@ -335,6 +366,7 @@ fn understand(request: &httparse::Request<'_, '_>) -> Result<Head, Fail> {
     for h in request.headers.iter() {
         let value = std::str::from_utf8(h.value).unwrap_or("\u{fffd}").trim();
         let is = |name: &str| h.name.eq_ignore_ascii_case(name);
+        head.headers.push((h.name.into(), value.into()));
         let has = |word: &str| value.split(',').any(|w| w.trim().eq_ignore_ascii_case(word));
         if is("content-length") {
             // "+5" is a number to Rust, but not to HTTP.
@@ -357,18 +389,8 @@ fn understand(request: &httparse::Request<'_, '_>) -> Result<Head, Fail> {
                 "" | "identity" => Some(Encoding::Identity),
                 "gzip" | "x-gzip" => Some(Encoding::Gzip),
                 "deflate" => Some(Encoding::Deflate),
+                "zstd" => Some(Encoding::Zstd),
                 _ => None,
-            };
-        } else if is("content-type") {
-            let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            head.shape = match kind.as_str() {
-                "application/x-ndjson"
-                | "application/ndjson"
-                | "application/jsonl"
-                | "application/x-jsonlines" => Some(Shape::Lines),
-                "application/x-sentry-envelope" => Some(Shape::Sentry),
-                "application/x-protobuf" | "application/protobuf" => None,
-                _ => Some(Shape::Guess),
             };
         }
     }
@@ -387,8 +409,8 @@ pub struct Answer {
     pub status: u16,
     /// `Content-Type`.
     pub kind: &'static str,
-    /// One more header, name and value.
-    pub extra: Option<(&'static str, String)>,
+    /// More headers, name and value.
+    pub extra: Vec<(&'static str, String)>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -396,7 +418,18 @@ pub struct Answer {
 impl Answer {
     /// A JSON answer.
     pub fn json(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Answer { status, kind: "application/json", extra: None, body: body.into() }
+        Answer { status, kind: "application/json", extra: Vec::new(), body: body.into() }
+    }
+
+    /// A plain text.
+    pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Answer { kind: "text/plain; charset=utf-8", ..Answer::json(status, body) }
+    }
+
+    /// The same with one more header.
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.extra.push((name, value.to_string()));
+        self
     }
 
     /// A JSON answer that says what is wrong.
@@ -413,7 +446,7 @@ impl Answer {
         if self.status != 204 {
             let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
         }
-        if let Some((name, value)) = &self.extra {
+        for (name, value) in &self.extra {
             let _ = write!(out, "{name}: {value}\r\n");
         }
         let _ = write!(out, "Cache-Control: no-store\r\nConnection: {connection}\r\n\r\n");
@@ -433,7 +466,10 @@ impl Answer {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
         204 => "No Content",
+        207 => "Multi-Status",
         301 => "Moved Permanently",
         302 => "Found",
         307 => "Temporary Redirect",

@@ -3,12 +3,13 @@
 //! Invariants:
 //! - One ledger behind one mutex, entered once a request with everything already parsed; nothing here
 //!   reads, writes or parses.
-//! - `received` = `unique` + `duplicates`; an event without an id is unique.
+//! - `received` = `unique` + `duplicates`; an event without an id is unique. What a service would have
+//!   refused, or asked for again, is not received: it is counted by these two names.
 //! - Memory: 19 to 39 bytes for each different id (the only thing that grows without bound, and what
 //!   `--no-dedupe` is for), at most [`MAX_ROWS`] pids and as many paths (later ones count as "other"),
 //!   the last [`RECENT_EVENTS`] events or [`RECENT_BYTES`], whichever is less.
 
-use super::ingest::{Batch, NO_PID};
+use super::batch::{Batch, NO_PID};
 use super::scan::Pid;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -69,6 +70,15 @@ struct Row {
     received: u64,
     unique: u64,
     seen: Option<Instant>,
+}
+
+#[derive(Default)]
+struct FormatRow {
+    requests: u64,
+    received: u64,
+    unique: u64,
+    refused: u64,
+    again: u64,
 }
 
 /// Counts of the last seconds in slots of 100 ms, for a rate that moves but does not jump.
@@ -178,11 +188,15 @@ pub struct Ledger {
     received: u64,
     unique: u64,
     without_id: u64,
+    refused: u64,
+    again: u64,
     bytes_in: u64,
     ids: Ids,
     pids: HashMap<Pid, Row>,
     statuses: BTreeMap<String, u64>,
     paths: BTreeMap<String, u64>,
+    formats: BTreeMap<&'static str, FormatRow>,
+    discarded: BTreeMap<String, u64>,
     rate: Rate,
     recent: Recent,
     /// For the rows of one batch; kept so that its memory is used again.
@@ -199,11 +213,15 @@ impl Ledger {
             received: 0,
             unique: 0,
             without_id: 0,
+            refused: 0,
+            again: 0,
             bytes_in: 0,
             ids: Ids::new(),
             pids: HashMap::new(),
             statuses: BTreeMap::new(),
             paths: BTreeMap::new(),
+            formats: BTreeMap::new(),
+            discarded: BTreeMap::new(),
             rate: Rate::default(),
             recent: Recent::default(),
             tally: Vec::new(),
@@ -215,9 +233,10 @@ impl Ledger {
         *self = Ledger::new(self.dedupe);
     }
 
-    /// A POST of events arrived, whatever becomes of it.
-    pub fn arrived(&mut self, path: &str, wire_bytes: u64) {
+    /// A request in a format arrived, whatever becomes of it.
+    pub fn arrived(&mut self, path: &str, format: &'static str, wire_bytes: u64) {
         self.requests += 1;
+        self.formats.entry(format).or_default().requests += 1;
         self.bytes_in += wire_bytes;
         match self.paths.get_mut(path) {
             Some(n) => *n += 1,
@@ -238,8 +257,8 @@ impl Ledger {
         }
     }
 
-    /// The events of a request were stored.
-    pub fn accept(&mut self, batch: &Batch) {
+    /// The events of a request were stored; the batch is settled.
+    pub fn accept(&mut self, batch: &Batch, format: &'static str) {
         let now = Instant::now();
         let n = batch.events.len() as u64;
         self.tally.clear();
@@ -261,7 +280,7 @@ impl Ledger {
                 t.1 += u64::from(new);
             }
         }
-        for (pid, (received, unique)) in batch.pids.iter().zip(&self.tally) {
+        for (pid, (received, unique)) in batch.pids.iter().zip(&self.tally).filter(|(_, t)| t.0 > 0) {
             let full = self.pids.len() >= MAX_ROWS;
             let row = match self.pids.get_mut(pid) {
                 Some(row) => row,
@@ -274,6 +293,17 @@ impl Ledger {
         }
         self.received += n;
         self.unique += unique;
+        self.refused += batch.refused;
+        self.again += batch.again;
+        let row = self.formats.entry(format).or_default();
+        row.received += n;
+        row.unique += unique;
+        row.refused += batch.refused;
+        row.again += batch.again;
+        for (why, n) in &batch.discarded {
+            let full = self.discarded.len() >= MAX_ROWS && !self.discarded.contains_key(why);
+            *self.discarded.entry(if full { "other".into() } else { why.clone() }).or_default() += n;
+        }
         self.rate.add(now - self.since, n);
         self.recent.add(batch);
     }
@@ -297,17 +327,30 @@ impl Ledger {
             let row = json!({"received": row.received, "unique": row.unique, "last_seen_ms_ago": seen});
             pids.insert(name, row);
         }
+        let formats: Map<String, Value> = self
+            .formats
+            .iter()
+            .map(|(name, r)| {
+                let row = json!({"requests": r.requests, "received": r.received, "unique": r.unique,
+                    "refused": r.refused, "again": r.again});
+                (name.to_string(), row)
+            })
+            .collect();
         let mut m = Map::new();
         m.insert("requests".into(), self.requests.into());
         m.insert("received".into(), self.received.into());
         m.insert("unique".into(), self.unique.into());
         m.insert("duplicates".into(), (self.received - self.unique).into());
         m.insert("without_id".into(), self.without_id.into());
+        m.insert("refused".into(), self.refused.into());
+        m.insert("again".into(), self.again.into());
         m.insert("bytes_in".into(), self.bytes_in.into());
         m.insert("events_per_second".into(), self.rate.per_second(age).round().into());
         m.insert("by_pid".into(), pids.into());
         m.insert("by_status".into(), json!(self.statuses));
         m.insert("by_path".into(), json!(self.paths));
+        m.insert("by_format".into(), formats.into());
+        m.insert("client_reports".into(), json!(self.discarded));
         m.insert("dedupe".into(), self.dedupe.into());
         m.insert("uptime_ms".into(), (age.as_millis() as u64).into());
         m
@@ -317,19 +360,20 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collect::ingest::{Shape, parse};
+    use crate::collect::batch::Verdict;
+    use crate::collect::dialect::plain::parse;
 
     fn batch(body: &str) -> Batch {
         let mut b = Batch::default();
-        parse(body.as_bytes(), Shape::Guess, &mut b).unwrap();
+        parse(body.as_bytes(), false, &mut b).unwrap();
         b
     }
 
     #[test]
     fn counts_by_id_and_pid() {
         let mut l = Ledger::new(true);
-        l.accept(&batch("[{\"id\":\"a\",\"pid\":1},{\"id\":\"b\",\"pid\":1},{\"pid\":2},{}]"));
-        l.accept(&batch("[{\"id\":\"b\",\"pid\":2}]"));
+        l.accept(&batch("[{\"id\":\"a\",\"pid\":1},{\"id\":\"b\",\"pid\":1},{\"pid\":2},{}]"), "json");
+        l.accept(&batch("[{\"id\":\"b\",\"pid\":2}]"), "json");
         let s = l.stats();
         assert_eq!(
             (&s["received"], &s["unique"], &s["duplicates"], &s["without_id"]),
@@ -338,8 +382,28 @@ mod tests {
         let row = |p: &str| (s["by_pid"][p]["received"].as_u64(), s["by_pid"][p]["unique"].as_u64());
         assert_eq!((row("1"), row("2")), ((Some(2), Some(2)), (Some(2), Some(1))));
         l.reset();
-        l.accept(&batch("[{\"id\":\"b\"}]"));
+        l.accept(&batch("[{\"id\":\"b\"}]"), "json");
         assert_eq!(l.stats()["unique"], json!(1));
+    }
+
+    #[test]
+    fn what_is_not_kept_is_not_received() {
+        let mut l = Ledger::new(true);
+        let mut b = batch("[{\"id\":\"a\",\"pid\":1},{\"id\":\"b\",\"pid\":2},{\"id\":\"c\",\"pid\":2}]");
+        b.events[0].verdict = Verdict::Refused("x");
+        b.events[1].verdict = Verdict::Again;
+        b.discarded.push(("overflow/error".into(), 3));
+        b.settle();
+        l.arrived("/", "json", 10);
+        l.accept(&b, "json");
+        let s = l.stats();
+        assert_eq!([&s["received"], &s["refused"], &s["again"]], [&json!(1); 3]);
+        let row = json!({"requests": 1, "received": 1, "unique": 1, "refused": 1, "again": 1});
+        assert_eq!(
+            (&s["by_format"], &s["client_reports"]),
+            (&json!({"json": row}), &json!({"overflow/error": 3}))
+        );
+        assert!(s["by_pid"].get("1").is_none() && s["by_pid"]["2"]["received"] == 1, "{s:?}");
     }
 
     #[test]
@@ -357,13 +421,13 @@ mod tests {
     fn the_last_events_are_bounded() {
         let mut l = Ledger::new(true);
         for i in 0..1500 {
-            l.accept(&batch(&format!("{{\"n\":{i}}}")));
+            l.accept(&batch(&format!("{{\"n\":{i}}}")), "json");
         }
         assert_eq!(l.recent(2), b"[{\"n\":1498},{\"n\":1499}]");
         let all: Value = serde_json::from_slice(&l.recent(usize::MAX)).unwrap();
         assert_eq!(all.as_array().unwrap().len(), RECENT_EVENTS);
         let big = format!("[{{\"n\":1}},{{\"s\":\"{}\"}},{{\"n\":2}}]", "x".repeat(RECENT_BYTES));
-        l.accept(&batch(&big));
+        l.accept(&batch(&big), "json");
         assert_eq!(l.recent(5).last_chunk::<9>(), Some(b",{\"n\":2}]"));
         assert!(l.recent.bytes <= RECENT_BYTES);
     }
@@ -372,7 +436,7 @@ mod tests {
     fn many_pids_share_a_row() {
         let mut l = Ledger::new(true);
         let body: Vec<String> = (0..MAX_ROWS + 50).map(|i| format!("{{\"pid\":{i}}}")).collect();
-        l.accept(&batch(&body.join("\n")));
+        l.accept(&batch(&body.join("\n")), "json");
         assert_eq!(l.stats()["by_pid"]["other"]["received"], json!(50));
     }
 

@@ -7,7 +7,7 @@ pub fn answer() -> Answer {
     Answer {
         status: 200,
         kind: "text/html; charset=utf-8",
-        extra: None,
+        extra: Vec::new(),
         body: include_bytes!("page.html").to_vec(),
     }
 }

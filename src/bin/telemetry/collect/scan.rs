@@ -1,4 +1,4 @@
-//! What is kept of one event: its id and its pid, found in one pass that skips all else.
+//! What is kept of one event of whatever kind: its id and its pid, found in one pass that skips all else.
 //!
 //! Invariants:
 //! - Every byte is checked to be JSON, and nothing is allocated where the id is a string and the pid a number.
@@ -7,9 +7,10 @@
 //! - Of several ids or pids the one of the lowest rank wins, wherever it stands; a value of another type
 //!   than string or number is no id and no pid.
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use super::loose::{Loose, Maybe};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 
 /// A worker, as named by its events.
@@ -30,10 +31,6 @@ pub enum Key {
     Pid,
     /// What may hold a `pid`.
     Nested(u8),
-    /// The events of an envelope.
-    Batch,
-    /// The bytes of a Sentry item.
-    Length,
     /// Any other.
     Other,
 }
@@ -56,8 +53,8 @@ impl<'de> Deserialize<'de> for Key {
                     "properties" => Key::Nested(1),
                     "context" => Key::Nested(2),
                     "props" => Key::Nested(3),
-                    "batch" => Key::Batch,
-                    "length" => Key::Length,
+                    "metadata" => Key::Nested(4),
+                    "tags" => Key::Nested(5),
                     _ => Key::Other,
                 })
             }
@@ -88,17 +85,17 @@ impl<'de> Deserialize<'de> for Scan {
                 while let Some(key) = m.next_key::<Key>()? {
                     match key {
                         Key::Id(rank) if rank <= id_rank => {
-                            if let Some(id) = m.next_value::<Id>()?.0 {
+                            if let Some(id) = m.next_value::<Loose<'_>>()?.id() {
                                 (out.id, id_rank) = (Some(id), rank);
                             }
                         }
                         Key::Pid => {
-                            if let Some(pid) = m.next_value::<PidValue>()?.0 {
+                            if let Some(pid) = m.next_value::<Loose<'_>>()?.pid() {
                                 (out.pid, pid_rank) = (Some(pid), 0);
                             }
                         }
                         Key::Nested(rank) if rank <= pid_rank => {
-                            if let Some(pid) = m.next_value::<Nested>()?.0 {
+                            if let Some(pid) = m.next_value::<Nested>()?.pid() {
                                 (out.pid, pid_rank) = (Some(pid), rank);
                             }
                         }
@@ -114,143 +111,49 @@ impl<'de> Deserialize<'de> for Scan {
     }
 }
 
-/// A visitor that accepts any JSON value and makes something only of strings and whole numbers.
-macro_rules! scalar {
-    ($(#[$doc:meta])* $name:ident($inner:ty), str: $str:expr, number: $number:expr) => {
-        $(#[$doc])*
-        #[derive(Default)]
-        struct $name(Option<$inner>);
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                struct V;
-                impl<'de> Visitor<'de> for V {
-                    type Value = $name;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str("any value")
-                    }
-                    fn visit_str<E>(self, s: &str) -> Result<$name, E> {
-                        Ok($name($str(s)))
-                    }
-                    fn visit_u64<E>(self, n: u64) -> Result<$name, E> {
-                        Ok($name($number(n)))
-                    }
-                    fn visit_i64<E>(self, n: i64) -> Result<$name, E> {
-                        Ok($name($str(&n.to_string())))
-                    }
-                    fn visit_f64<E>(self, n: f64) -> Result<$name, E> {
-                        Ok($name($str(&n.to_string())))
-                    }
-                    fn visit_bool<E>(self, _: bool) -> Result<$name, E> {
-                        Ok($name(None))
-                    }
-                    fn visit_unit<E>(self) -> Result<$name, E> {
-                        Ok($name(None))
-                    }
-                    fn visit_seq<A: SeqAccess<'de>>(self, a: A) -> Result<$name, A::Error> {
-                        IgnoredAny.visit_seq(a)?;
-                        Ok($name(None))
-                    }
-                    fn visit_map<A: MapAccess<'de>>(self, a: A) -> Result<$name, A::Error> {
-                        IgnoredAny.visit_map(a)?;
-                        Ok($name(None))
-                    }
-                }
-                d.deserialize_any(V)
-            }
-        }
-    };
-}
+/// An object that may hold a `pid`; of several the last one counts.
+#[derive(Debug, Default, PartialEq)]
+pub struct Holder(pub Option<Pid>);
 
-scalar!(
-    /// An event's id.
-    Id(u128), str: id_of, number: |n: u64| id_of(&n.to_string())
-);
-scalar!(
-    /// A pid.
-    PidValue(Pid), str: pid_of, number: |n| Some(Pid::Number(n))
-);
-
-/// A value that, if it is an object, may hold a `pid`.
-struct Nested(Option<Pid>);
-
-impl<'de> Deserialize<'de> for Nested {
+impl<'de> Deserialize<'de> for Holder {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct V;
         impl<'de> Visitor<'de> for V {
-            type Value = Nested;
+            type Value = Holder;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any value")
+                f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut m: A) -> Result<Nested, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut m: A) -> Result<Holder, A::Error> {
                 let mut found = None;
                 while let Some(key) = m.next_key::<Key>()? {
                     if key == Key::Pid {
-                        found = m.next_value::<PidValue>()?.0.or(found);
+                        found = m.next_value::<Loose<'_>>()?.pid().or(found);
                     } else {
                         m.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(Nested(found))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, a: A) -> Result<Nested, A::Error> {
-                IgnoredAny.visit_seq(a)?;
-                Ok(Nested(None))
-            }
-            fn visit_str<E>(self, _: &str) -> Result<Nested, E> {
-                Ok(Nested(None))
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<Nested, E> {
-                Ok(Nested(None))
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Nested, E> {
-                Ok(Nested(None))
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Nested, E> {
-                Ok(Nested(None))
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Nested, E> {
-                Ok(Nested(None))
-            }
-            fn visit_unit<E>(self) -> Result<Nested, E> {
-                Ok(Nested(None))
-            }
-        }
-        d.deserialize_any(V)
-    }
-}
-
-/// A header line of a Sentry envelope.
-pub struct ItemHead {
-    /// The payload's bytes; without it the payload is a line.
-    pub length: Option<usize>,
-}
-
-impl<'de> Deserialize<'de> for ItemHead {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = ItemHead;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a header, which is a JSON object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut m: A) -> Result<ItemHead, A::Error> {
-                let mut length = None;
-                while let Some(key) = m.next_key::<Key>()? {
-                    if key == Key::Length {
-                        let n = m.next_value::<Option<u64>>()?;
-                        length = n.map(usize::try_from).transpose().map_err(A::Error::custom)?;
-                    } else {
-                        m.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(ItemHead { length })
+                Ok(Holder(found))
             }
         }
         d.deserialize_map(V)
     }
 }
 
-fn pid_of(s: &str) -> Option<Pid> {
+/// Anything that, if it is an object, may hold a `pid`.
+pub type Nested = Maybe<Holder>;
+
+impl Nested {
+    /// The worker that it names.
+    pub fn pid(self) -> Option<Pid> {
+        match self {
+            Maybe::Is(Holder(pid)) => pid,
+            _ => None,
+        }
+    }
+}
+
+/// The worker that a text names.
+pub fn pid_of(s: &str) -> Option<Pid> {
     match s.parse::<u64>() {
         _ if s.is_empty() => None,
         // Only what would be written the same way again: "007" and "+7" are names.
@@ -262,14 +165,18 @@ fn pid_of(s: &str) -> Option<Pid> {
 static SEEDS: LazyLock<(RandomState, RandomState)> =
     LazyLock::new(|| (RandomState::new(), RandomState::new()));
 
-fn id_of(s: &str) -> Option<u128> {
+/// The id that a text is.
+pub fn id_of(s: &str) -> Option<u128> {
     if s.is_empty() {
         return None;
     }
-    Some(uuid(s.as_bytes()).unwrap_or_else(|| {
-        let (a, b) = &*SEEDS;
-        (u128::from(a.hash_one(s)) << 64) | u128::from(b.hash_one(s))
-    }))
+    Some(uuid(s.as_bytes()).unwrap_or_else(|| hashed(s)))
+}
+
+/// A number for whatever names an event.
+pub fn hashed(name: impl Hash + Copy) -> u128 {
+    let (a, b) = &*SEEDS;
+    (u128::from(a.hash_one(name)) << 64) | u128::from(b.hash_one(name))
 }
 
 /// Value of each hexadecimal digit, 0xff for other bytes.
@@ -284,7 +191,8 @@ const HEX: [u8; 256] = {
     t
 };
 
-fn uuid(s: &[u8]) -> Option<u128> {
+/// The number that a UUID is, written with hyphens or without.
+pub fn uuid(s: &[u8]) -> Option<u128> {
     let hyphens = match s.len() {
         36 if s[8] == b'-' && s[13] == b'-' && s[18] == b'-' && s[23] == b'-' => 1,
         32 => 0,
@@ -307,13 +215,14 @@ fn uuid(s: &[u8]) -> Option<u128> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ingest::{Batch, NO_PID, Shape, parse};
+    use super::super::batch::{Batch, NO_PID};
+    use super::super::dialect::plain::parse;
     use super::*;
 
-    fn read(body: &str, shape: Shape) -> Result<Batch, String> {
+    fn read(body: &str) -> Batch {
         let mut b = Batch::default();
-        parse(body.as_bytes(), shape, &mut b)?;
-        Ok(b)
+        parse(body.as_bytes(), false, &mut b).unwrap();
+        b
     }
 
     #[test]
@@ -327,7 +236,7 @@ mod tests {
         );
         assert_eq!(uuid(b"0198a0c2-6d0e-7c11-8a77-5d1c2e9b4f1x"), None);
         assert_eq!(uuid(b"0198a0c2-6d0e-7c11-8a77+5d1c2e9b4f10"), None);
-        let key = |body: &str| read(body, Shape::Guess).unwrap().events[0].key;
+        let key = |body: &str| read(body).events[0].key;
         assert_eq!(key("{\"event_id\":\"e\",\"uuid\":\"u\",\"id\":\"i\",\"messageId\":\"m\"}"), id_of("i"));
         assert_eq!(key("{\"event_id\":\"e\",\"messageId\":\"m\",\"uuid\":\"u\"}"), id_of("u"));
         assert_eq!(key("{\"id\":null,\"event_id\":\"e\"}"), id_of("e"));
@@ -338,7 +247,7 @@ mod tests {
 
     #[test]
     fn pids() {
-        let pid = |body: &str| read(body, Shape::Guess).unwrap().pids;
+        let pid = |body: &str| read(body).pids;
         assert_eq!(pid("{\"props\":{\"pid\":4},\"context\":{\"pid\":3},\"pid\":\"1\"}"), [Pid::Number(1)]);
         assert_eq!(
             pid("{\"props\":{\"pid\":4},\"properties\":{\"a\":{\"pid\":9},\"pid\":2}}"),
@@ -348,7 +257,7 @@ mod tests {
         assert_eq!(pid("{\"pid\":\"w-1\"}"), [Pid::Text("w-1".into())]);
         assert_eq!(pid("{\"pid\":\"007\"}"), [Pid::Text("007".into())]);
         assert_eq!(pid("{\"properties\":null,\"pid\":true}"), []);
-        let b = read("[{\"pid\":1},{\"pid\":2},{\"pid\":1},{}]", Shape::Guess).unwrap();
+        let b = read("[{\"pid\":1},{\"pid\":2},{\"pid\":1},{}]");
         assert_eq!(b.events.iter().map(|e| e.pid).collect::<Vec<_>>(), [0, 1, 0, NO_PID]);
     }
 }

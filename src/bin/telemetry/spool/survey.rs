@@ -36,7 +36,7 @@ impl Survey {
     /// Look through a directory.
     pub fn of(path: &Path) -> io::Result<Survey> {
         let (dir, me) = (Directory::at(path), Identity::mine());
-        let Listing { owns, segments, others } = dir.list()?;
+        let Listing { owns, segments, others, .. } = dir.list()?;
         let stems: BTreeSet<Stem> = owns.keys().chain(segments.keys()).copied().collect();
         let stems = stems.into_iter().filter_map(|stem| {
             let holders = owns.get(&stem).map_or(&[][..], Vec::as_slice);
