@@ -264,6 +264,7 @@ impl Engine {
             }
             Turn::Failed(why) => {
                 media.backoff.reset();
+                let why = settings.secrets.hide(&why);
                 say(Level::Error, Reason::Upload, &format!("{name}: an upload was given up: {why}"));
                 media.finish(desk, job, false);
             }
