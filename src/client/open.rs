@@ -16,6 +16,7 @@ use crate::delivery::engine::{Settings, SpoolSettings};
 use crate::delivery::media::MediaSettings;
 use crate::delivery::retry::Limits;
 use crate::delivery::rules::{Rules, context::Context};
+use crate::delivery::secrets::Secrets;
 use crate::fork::{gate, hooks};
 use crate::format::Format;
 use crate::format::json::JsonArray;
@@ -272,6 +273,22 @@ fn media_of(endpoint: &Endpoint) -> Option<MediaSettings> {
     Some(MediaSettings { url: url::Url { target, ..url.clone() } })
 }
 
+/// Whatever a collector could say back to us: values of headers with and without the scheme before them, the pair
+/// and its second half, keys, and what stands in the query of the URL.
+fn secrets_of(config: &Config, sink: &SinkConfig, headers: &[(String, String)]) -> Secrets {
+    let target = match &sink.endpoint {
+        Endpoint::Http { url } | Endpoint::Unix { url, .. } => url.target.as_str(),
+        Endpoint::File { .. } => "",
+    };
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split('&').filter_map(|part| Some(part.split_once('=')?.1));
+    let values =
+        headers.iter().flat_map(|(_, value)| [Some(value.as_str()), value.split_once(' ').map(|v| v.1)]);
+    let pair = config.basic.as_deref();
+    let others = [pair, pair.and_then(|pair| Some(pair.split_once(':')?.1)), config.api_key.as_deref()];
+    Secrets::new(values.chain(others).flatten().chain(query).map(String::from))
+}
+
 fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
     let ms = Duration::from_millis;
     let mut headers = config.headers.clone();
@@ -303,6 +320,7 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
             sync_batch: keys.sync == Sync::Batch,
             max_age: Duration::from_secs(keys.max_age_s),
         }),
+        secrets: secrets_of(config, sink, &headers),
         headers,
         media: media_of(&sink.endpoint),
         name: config.name.clone().unwrap_or_else(|| sink.endpoint.to_string()),

@@ -153,6 +153,7 @@ impl Engine {
                 if rejected == 0
                     && let Some(why) = &why
                 {
+                    let why = self.settings.secrets.hide(why);
                     say(Level::Warn, Reason::Collector, &format!("{} says: {why}", self.settings.name));
                 }
                 let refused = Outcome { fate: Fate::Rejected, why };
@@ -240,7 +241,8 @@ impl Engine {
     /// Say what was refused, and keep it if that is wanted.
     fn bury(&mut self, refused: &[(usize, Option<Box<str>>)], response: &Response) {
         let (name, count, status) = (self.settings.name.clone(), refused.len(), response.status);
-        let first = refused.iter().find_map(|(_, why)| why.as_deref());
+        let settings = self.settings.clone();
+        let first = refused.iter().find_map(|(_, why)| why.as_deref().map(|why| settings.secrets.hide(why)));
         let said = first.map_or(String::new(), |why| format!(": {why}"));
         say(
             Level::Warn,
@@ -253,6 +255,7 @@ impl Engine {
         for alike in refused.chunk_by(|(_, a), (_, b)| a == b) {
             let own = alike.first().and_then(|(_, why)| why.as_deref().map(String::from));
             let reason = own.unwrap_or_else(|| reason_of(response));
+            let reason = settings.secrets.hide(&reason);
             file.refused(&name, status, &reason, alike.iter().map(|&(i, _)| batch.text_of(i)));
         }
     }

@@ -289,6 +289,7 @@ impl Engine {
                 media.finish(desk, job, true);
             }
             Turn::Failed(why) => {
+                let why = self.settings.secrets.hide(&why);
                 say(Level::Error, Reason::Upload, &format!("{name}: an upload was given up: {why}"));
                 media.finish(desk, job, false);
             }

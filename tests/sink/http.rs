@@ -132,8 +132,19 @@ fn a_408_on_a_kept_connection_is_about_its_idleness() {
     for n in [1, 2] {
         assert_eq!((client.post(b"x").unwrap().status, server.connections()), (200, n));
     }
-    // Said on a fresh connection it is an answer.
+    // On a fresh connection it is an answer.
     assert_eq!((client.post(b"x").unwrap().status, server.connections()), (408, 3));
+    // And so it is where the connection goes on.
+    let server = Server::start(|_, mut s| {
+        while let Some(r) = read_request(&mut s) {
+            let late = "HTTP/1.1 408 Slow\r\nContent-Length: 0\r\n\r\n";
+            s.write_all(if r.body == b"slow" { late } else { OK }.as_bytes()).unwrap();
+        }
+    });
+    let mut client = Client::new(server.url("/"));
+    for (body, status) in [(&b"x"[..], 200), (b"slow", 408), (b"x", 200)] {
+        assert_eq!((client.post(body).unwrap().status, server.connections()), (status, 1));
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Answers that are odd, wrong, or none at all.
 use super::End::{Delivered, Denied, Kept, Rejected, Unverified};
 use super::villain::OK;
-use super::{Case, EVENTS, answer, case, play_all};
+use super::{Case, EVENTS, SECRET, SECRET_BASE64, answer, case, play_all};
+use crate::host::Dir;
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 
@@ -196,6 +197,31 @@ fn sizes() {
             v.flood("A: b\r\n");
         }),
     ]);
+}
+
+#[test]
+fn answers_that_show_our_credentials() {
+    let dir = Dir::new();
+    let file = dir.0.join("refused");
+    let echo = |what: &str| {
+        let said = format!("who is {what}?");
+        json!({"rejected": (0..EVENTS).map(|n| json!({"line": n, "reason": said})).collect::<Vec<_>>()})
+    };
+    let cases = [
+        ("the password", format!("us3r:{SECRET}")),
+        ("the header", format!("Basic {SECRET_BASE64}")),
+        ("the key", SECRET.to_string()),
+    ];
+    let refusals = cases.map(|(name, what)| {
+        let keys = json!({"dead_letter": file});
+        says(name, Rejected, "200 OK", "", &echo(&what).to_string()).keys(keys.clone())
+    });
+    let whole = says("in words", Rejected, "422 No", "", &format!("{SECRET} is no key"))
+        .keys(json!({"dead_letter": file}));
+    play_all(refusals.into_iter().chain([whole]).collect());
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(!kept.contains(SECRET) && !kept.contains(SECRET_BASE64), "{kept}");
+    assert!(kept.contains("who is ***?") && kept.contains("*** is no key"), "{kept}");
 }
 
 #[test]

@@ -3,13 +3,14 @@ use super::End::{Delivered, Unreached};
 use super::villain::{self, Book};
 use super::{Case, Stage, play_all};
 use crate::full::Full;
-use crate::host::Dir;
+use crate::host::{Dir, Host, LONG, alone};
 use simple_dns::rdata::{CNAME, RData};
 use simple_dns::{CLASS, Name, Packet, RCODE, ResourceRecord};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use telemetry::client::handle::Status;
 use telemetry::sink::ResolverFiles;
 
 /// A hosts file and a resolv.conf.
@@ -139,4 +140,71 @@ fn nobody_listens() {
         beside("IPv6 dead and IPv4 alive", &["::1"]),
         beside("many dead addresses", &["::1", "127.0.77.3", "127.0.77.4", "127.0.77.5"]),
     ]);
+}
+
+/// Runs `f` in a forked child, which is killed if it takes too long; whether it came to its end and was true.
+fn in_child(f: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child runs what a child of a threaded process may run with glibc, and leaves by _exit.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        // SAFETY: one that hangs is killed by the alarm.
+        unsafe { libc::alarm(30) };
+        let good = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
+        // SAFETY: leaves without running the parent's exit handlers.
+        unsafe { libc::_exit(if good { 0 } else { 1 }) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a valid place; `pid` is our child.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    status == 0
+}
+
+/// Whether libc's resolver can be used: it keeps locks that a fork tears.
+fn libc_resolves() -> bool {
+    let mut found = std::ptr::null_mut();
+    let (host, port) = (c"localhost".as_ptr(), c"80".as_ptr());
+    // SAFETY: two C strings, no hints, and a place for the result, which is given back.
+    unsafe {
+        let code = libc::getaddrinfo(host, port, std::ptr::null(), &mut found);
+        if code == 0 {
+            libc::freeaddrinfo(found);
+        }
+        code == 0
+    }
+}
+
+#[test]
+fn a_fork_in_the_middle_of_a_lookup() {
+    if !alone("hostile::network::a_fork_in_the_middle_of_a_lookup") {
+        return;
+    }
+    assert!(libc_resolves());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let dir = Dir::new();
+    let files = files(&dir, "", socket.local_addr().unwrap().port());
+    let hosts = files.hosts.clone();
+    let book = Arc::new(Book::default());
+    book.mend();
+    let good = villain::start(&book, None, |_| {});
+    let url = format!("http://collector.test:{}/", good.port());
+    let host = Host::open_looking_into(files, &url, serde_json::json!({"timeout_ms": 30_000}));
+    host.number(0);
+    assert_eq!(host.flush(std::time::Duration::ZERO), Status::Timeout);
+    // The question is here, and no answer will come: the sender is in the middle of it.
+    socket.recv_from(&mut [0; 1500]).unwrap();
+    std::fs::write(&hosts, "127.0.0.1 collector.test\n").unwrap();
+    for n in 1..=20 {
+        let child = || {
+            let well = libc_resolves();
+            host.number(n);
+            well && host.flush(LONG) == Status::Ok && host.stats().delivered == 1
+        };
+        assert!(in_child(child), "child {n}");
+    }
+    host.flush_all();
+    assert_eq!((host.stats().delivered, host.stats().forks), (1, 20));
+    let mut taken = book.taken();
+    taken.sort_unstable();
+    assert_eq!(taken, (0..=20).collect::<Vec<_>>());
 }
