@@ -1,4 +1,4 @@
-"""A real HTTP server in the place of PostHog, Segment and Langfuse: it takes and keeps every request.
+"""A real HTTP server in the place of PostHog, Segment and Langfuse: it keeps every request.
 
 It knows just enough of each service to answer as that service does. What `telemetry collect` thinks
 of the requests is tested elsewhere; this one keeps them whole, so that they can be compared.
@@ -59,6 +59,16 @@ class Sink:
         if request.path == "/api/public/media":
             media = request.json()["sha256Hash"].replace("+", "-").replace("/", "_")[:22]
             return 201, {"mediaId": media, "uploadUrl": f"{self.url}/bucket/{media}"}
+        if request.path.startswith("/api/public/v2/prompts/"):
+            return 200, {
+                "type": "text",
+                "name": "p",
+                "version": 1,
+                "prompt": "Say hi",
+                "config": {},
+                "labels": [],
+                "tags": [],
+            }
         if request.path == "/i/v1/analytics/events":
             results = {event["uuid"]: {"result": "ok"} for event in request.events()}
             return 200, {"results": results}

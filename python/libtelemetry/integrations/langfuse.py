@@ -23,7 +23,7 @@ What else changes:
 
 Not touched: what is a request by nature, such as prompts, datasets and the media of a dataset item.
 
-Works with versions from 3.0 on: up to 4 they send scores to the ingestion route, from 5 to the
+Works with versions from 3.10 on: up to 4 they send scores to the ingestion route, from 5 to the
 route for scores.
 """
 
@@ -253,6 +253,12 @@ class _Spans:
         self._exporter.shutdown()
 
 
+def _provider(resources: Any) -> Any:
+    from opentelemetry import trace
+
+    return getattr(resources, "tracer_provider", None) or trace.get_tracer_provider()
+
+
 class _SpanPath(NamedTuple):
     """The way of the SDK's spans, through an exporter that changes them to the one that sends."""
 
@@ -268,11 +274,9 @@ def _find_spans(resources: Any) -> _SpanPath | None:
     tracing disabled, or a version of OpenTelemetry that is built differently.
     """
     from langfuse._client import span_processor
-    from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    provider = getattr(resources, "tracer_provider", None) or trace.get_tracer_provider()
-    multi = getattr(provider, "_active_span_processor", None)
+    multi = getattr(_provider(resources), "_active_span_processor", None)
     for processor in getattr(multi, "_span_processors", ()):
         if (
             not isinstance(processor, span_processor.LangfuseSpanProcessor)
@@ -321,9 +325,7 @@ def _take_spans(path: _SpanPath, ours: Any) -> None:
 
 def _flush_spans(resources: Any) -> None:
     """What else the SDK does at exit."""
-    from opentelemetry import trace
-
-    provider = getattr(resources, "tracer_provider", None) or trace.get_tracer_provider()
+    provider = _provider(resources)
     if hasattr(provider, "force_flush"):
         provider.force_flush()
 

@@ -25,7 +25,7 @@ Not touched: feature flags, metrics and traces, which have requests and timers o
 of `capture_ai` go to a client of their own, as the SDK has an address of their own for them, unless
 ``endpoint`` is given.
 
-Works with versions from 3.0 on.
+Works with versions from 7.0 on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def install(client: Any, **keys: Any) -> Client:
         return sdk.queue.client
     lanes = hasattr(sdk, "_lanes")
     if lanes:
-        require("posthog", sdk, "_analytics_lane", "_ai_lane", "_submit_event")
+        require("posthog", sdk, "_analytics_lane", "_ai_lane")
         if list(sdk._lanes) != [sdk._analytics_lane, sdk._ai_lane]:
             raise unsupported("posthog", "it has lanes that are not known here")
         for lane in sdk._lanes:

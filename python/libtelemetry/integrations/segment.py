@@ -21,7 +21,7 @@ are gone. What else changes:
 - ``gzip=True`` means gzip; without it the client's own setting counts, which is gzip as well.
 - OAuth is refused: its token is renewed by requests of the SDK's own.
 
-Works with versions from 2.2 on.
+Works with versions from 2.3 on.
 """
 
 from __future__ import annotations
