@@ -83,11 +83,11 @@ typedef struct telemetry_stats_t {
    */
   uint64_t expired;
   /**
-   * Times telemetry_enqueue returned TELEMETRY_FULL.
+   * Times telemetry_enqueue or telemetry_upload returned TELEMETRY_FULL.
    */
   uint64_t dropped_full;
   /**
-   * Times telemetry_enqueue returned TELEMETRY_TOO_LARGE.
+   * Times telemetry_enqueue or telemetry_upload returned TELEMETRY_TOO_LARGE.
    */
   uint64_t dropped_too_large;
   /**
@@ -143,11 +143,11 @@ typedef struct telemetry_stats_t {
    */
   uint64_t unverified;
   /**
-   * Times a segment of the queue had to stay in memory, because no file could be had in the spool.
+   * Times a segment of the queue, or an upload, had to stay in memory, because no file could be had in the spool.
    */
   uint64_t spool_failures;
   /**
-   * Records and files of the spool that could not be read.
+   * Records and files of the spool, uploads among them, that could not be read.
    */
   uint64_t corrupt;
   /**
@@ -163,15 +163,15 @@ typedef struct telemetry_stats_t {
    */
   uint64_t uploads;
   /**
-   * Uploads that this process delivered; with a spool other processes' too.
+   * Uploads that this process delivered, or found to be known to the server; with a spool dead processes' too.
    */
   uint64_t uploaded;
   /**
-   * Uploads that this process gave up.
+   * Uploads that this process gave up: refused for good, or older than `retry.max_age_s`.
    */
   uint64_t uploads_failed;
   /**
-   * Bytes of uploads that wait in this process's memory.
+   * Bytes of memory that waiting uploads take in this process.
    */
   uint64_t media_bytes;
 } telemetry_stats_t;
@@ -260,7 +260,7 @@ telemetry_status telemetry_enqueue(telemetry_t *t,
                                    size_t len);
 
 /**
- * Delivers what this process enqueued before the call, and waits for it at most `timeout_ms` milliseconds. With
+ * Delivers what this process enqueued and uploaded before the call, and waits for it at most `timeout_ms` milliseconds. With
  * 0 it only asks: TELEMETRY_OK if nothing is pending, else TELEMETRY_TIMEOUT, and delivery is set going.
  * An event the collector refused for good no longer counts as pending. With `spool_dir` it also looks for events
  * that dead processes left there, and waits for those it could take over; 0 does not.
@@ -306,15 +306,20 @@ telemetry_status telemetry_stats(telemetry_t *t, struct telemetry_stats_t *out, 
  * Takes one upload for Langfuse: `len` bytes at `data`, or, with `data` NULL and `len` 0, the regular file that
  * `meta_json` names in "file". The bytes are copied before it returns, on the caller's thread, into memory of their own
  * (never into the queue of events; forked children have no copy) or, with `spool_dir`, into a file there, which outlives
- * the process. What waits together is bounded by `media_max_bytes`.
+ * the process. What waits together is bounded by `media_max_bytes`, in whole pages of 4096 bytes; one alone may be so
+ * large itself.
  *
  * `meta_json` is one JSON object: "contentType", "field" ("input", "output" or "metadata") and "traceId", if need be with
  * "observationId"; or "field" ("input", "expectedOutput" or "metadata"), "datasetId" and "datasetItemId".
  *
  * On success the id of the content, 22 characters and a NUL, is written to `id_out` (`id_cap` is at least 23; NULL and 0 if
- * it is not wanted), so that a reference to it can be embedded at once. Delivery, retries included, is the sender's; flush
- * and shutdown wait for it. Thread-safe; works in forked children at once. Errors: TELEMETRY_INVALID
- * (telemetry_last_error says what is allowed), TELEMETRY_TOO_LARGE, TELEMETRY_FULL, TELEMETRY_CLOSED, TELEMETRY_IO.
+ * it is not wanted), so that a reference to it can be embedded at once. Delivery, retries included, is the sender's, one
+ * after the other; a request with the bytes may take `timeout_ms` and a second more for each MiB. Flush and shutdown
+ * wait for it.
+ *
+ * Thread-safe; works in forked children at once. Signals are held back while the upload is put into its place. Errors:
+ * TELEMETRY_INVALID (telemetry_last_error says what is allowed), TELEMETRY_TOO_LARGE, TELEMETRY_FULL, TELEMETRY_CLOSED,
+ * TELEMETRY_IO (no memory), TELEMETRY_INTERNAL.
  */
 telemetry_status telemetry_upload(telemetry_t *t,
                                   const char *meta_json,

@@ -22,6 +22,15 @@ use telemetry::platform::files;
 use telemetry::platform::identity::Identity;
 use telemetry::queue::spool::names::{Name, parse};
 
+#[allow(dead_code, reason = "shared with tests/delivery")]
+#[path = "delivery/collector.rs"]
+mod collector;
+#[allow(dead_code, reason = "shared with tests/delivery")]
+#[path = "delivery/langfuse.rs"]
+mod langfuse;
+#[path = "spool_tool/uploads.rs"]
+mod uploads;
+
 const ORDER: &str = "SPOOL_TOOL_OWNER";
 const NOWHERE: &str = "http://127.0.0.1:1/";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -46,6 +55,9 @@ fn owner() {
     for n in order["from"].as_u64().unwrap()..order["to"].as_u64().unwrap() {
         let event = json!({"event": "e", "distinct_id": "d", "n": n, "filler": "x".repeat(200)});
         assert_eq!(client.enqueue(event.to_string().as_bytes()), Status::Ok);
+    }
+    for content in order["config"]["context"]["uploads"].as_array().into_iter().flatten() {
+        langfuse::upload(&client, content.as_str().unwrap());
     }
     match order["then"].as_str().unwrap() {
         "write" => {

@@ -90,30 +90,34 @@ class Client:
         except IndexError:
             return not self._put(self._handle, data, ctypes.c_size_t(len(data)))
 
-    def upload(self, meta: dict[str, str], data: bytes | None = None) -> str:
+    def upload(
+        self,
+        meta: dict[str, str | os.PathLike[str]],
+        data: bytes | bytearray | memoryview | None = None,
+    ) -> str:
         """Give Langfuse the bytes of a medium; the id to refer to it by, at once.
 
-        `data` is the content, or None when ``meta["file"]`` names a regular file that has it. The rest of
-        `meta` says what it is and where it belongs: ``contentType``; ``traceId`` (and
-        ``observationId``) with the ``field`` ``input``, ``output`` or ``metadata``; or ``datasetId``
-        and ``datasetItemId`` with ``input``, ``expectedOutput`` or ``metadata``.
+        `data` is the content, or None when ``meta["file"]`` names a regular file that has it. The
+        rest of `meta` says what it is and where it belongs: ``contentType``; ``traceId`` (and
+        ``observationId``) with the ``field`` ``input``, ``output`` or ``metadata``; or
+        ``datasetId`` and ``datasetItemId`` with ``input``, ``expectedOutput`` or ``metadata``.
 
-        The content is copied before it returns, with the GIL released; delivery is the library's, and
-        `flush` waits for it. Returns "" when it was not taken: too large, no room left in
+        The content is copied before it returns, with the GIL released; delivery is the library's,
+        and `flush` waits for it. Returns "" when it was not taken: too large, no room left in
         ``media_max_bytes``, or the client is shut down.
 
-        Raises ValueError if `meta` or `data` cannot be used; the text says what is allowed.
+        Raises ValueError if `meta` or `data` cannot be used (the text says what is allowed), and
+        TypeError if `data` is none of these types.
         """
-        room = ctypes.create_string_buffer(23)
-        # A bytearray or memoryview as well; c_char_p takes bytes alone.
+        if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"data is bytes, bytearray, memoryview or None, not {type(data).__name__}"
+            )
+        # c_char_p takes bytes alone.
         content = data if data is None or type(data) is bytes else bytes(data)
+        room = ctypes.create_string_buffer(23)
         status = self._native.upload(
-            self._handle,
-            _as_json(meta).encode(),
-            content,
-            len(content or b""),
-            room,
-            23,
+            self._handle, _as_json(meta).encode(), content, len(content or b""), room, 23
         )
         if status == INVALID:
             raise ValueError(self._native.error_text(status))
@@ -203,12 +207,12 @@ class Client:
         return self._native.flush(self._handle, ms) in (OK, CLOSED)
 
     def _watch(self) -> Callable[[], bool]:
-        """A function that says whether everything accepted before now has left the queue.
+        """A function that says whether everything taken before now has left the queue.
 
         It asks for a flush seldom and else looks at the counters: each flush has the library try at
         once, so that asking in a loop would undo its pauses between attempts.
         """
-        goal = self.stats().accepted
+        start = self.stats()
         ask = _wait.seldom()
 
         def look() -> bool:
@@ -217,7 +221,8 @@ class Client:
             stats = self.stats()
             done = stats.delivered + stats.rejected + stats.invalid + stats.expired
             # What was adopted from a spool is in `done`, too, and must not pass for our own.
-            return done >= goal + stats.recovered
+            events = done >= start.accepted + stats.recovered
+            return events and stats.uploaded + stats.uploads_failed >= start.uploads
 
         return look
 

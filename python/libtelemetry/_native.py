@@ -48,9 +48,9 @@ class Stats(NamedTuple):
     expired: int = 0
     """Events given up after ``retry.max_age_s``."""
     dropped_full: int = 0
-    """Events not taken because the queue was full."""
+    """Events and uploads not taken because there was no room."""
     dropped_too_large: int = 0
-    """Events not taken because they are larger than ``max_event_bytes``."""
+    """Events larger than ``max_event_bytes``, and uploads larger than ``media_max_bytes``."""
     retries: int = 0
     """Requests sent again."""
     batches: int = 0
@@ -78,7 +78,7 @@ class Stats(NamedTuple):
     unverified: int = 0
     """Events whose answer said success but could not be read."""
     spool_failures: int = 0
-    """Times that events had to stay in memory because the spool could not be used."""
+    """Times that events or an upload had to stay in memory: the spool could not be used."""
     corrupt: int = 0
     """Records and files in the spool of a dead process that could not be read."""
     evicted: int = 0
@@ -88,11 +88,11 @@ class Stats(NamedTuple):
     uploads: int = 0
     """Uploads that `upload` took."""
     uploaded: int = 0
-    """Uploads that this process delivered; with a spool other processes' too."""
+    """Uploads that this process delivered; with a spool dead processes' too."""
     uploads_failed: int = 0
     """Uploads that this process gave up."""
     media_bytes: int = 0
-    """Bytes of uploads that wait in this process's memory."""
+    """Bytes of memory that waiting uploads take in this process."""
 
 
 class StatsStruct(ctypes.Structure):

@@ -205,11 +205,15 @@ def _severity(level: int) -> int:
     return 1 + 4 * min(level // 10, 5) + min(level % 10, 3)
 
 
-def _key_values(plain: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value": _any_value(value)} for key, value in plain.items()]
+# Of lists and mappings in each other. What is nested much deeper, OTLP's receivers refuse.
+_DEPTH = 16
 
 
-def _any_value(plain: Any) -> dict[str, Any]:
+def _key_values(plain: dict[str, Any], depth: int = 0) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _any_value(value, depth)} for key, value in plain.items()]
+
+
+def _any_value(plain: Any, depth: int) -> dict[str, Any]:
     """A value of JSON's own types as OTLP/JSON's AnyValue."""
     if plain is None:
         return {}
@@ -221,8 +225,8 @@ def _any_value(plain: Any) -> dict[str, Any]:
         return {"stringValue": str(plain)}
     if isinstance(plain, float):
         return {"doubleValue": plain}
+    if isinstance(plain, str) or depth >= _DEPTH:
+        return {"stringValue": plain if isinstance(plain, str) else "..."}
     if isinstance(plain, dict):
-        return {"kvlistValue": {"values": _key_values(plain)}}
-    if isinstance(plain, list):
-        return {"arrayValue": {"values": [_any_value(item) for item in plain]}}
-    return {"stringValue": plain}
+        return {"kvlistValue": {"values": _key_values(plain, depth + 1)}}
+    return {"arrayValue": {"values": [_any_value(item, depth + 1) for item in plain]}}

@@ -47,7 +47,7 @@ class Middleware:
             path=_path(environ),
             traceparent=str(environ.get("HTTP_TRACEPARENT", "")),
         )
-        files = _Files.of(environ)
+        files = _Files(environ)
 
         def start(status: str, headers: Any, *exc_info: Any) -> Callable[[bytes], Any]:
             request.answered(str(status)[:3])
@@ -74,7 +74,7 @@ class Middleware:
         if complete:
             for piece in body:
                 request.count(piece)
-        if complete or (files is not None and body is files.made):
+        if complete or files.made(body):
             request.finish()
             return body
         return _Body(body, request)
@@ -124,26 +124,30 @@ class _Body:
 
 
 class _Files:
-    """``wsgi.file_wrapper``, which servers recognise by identity, as `uWSGI` does, or by type."""
+    """What ``wsgi.file_wrapper`` made, as the server tells it from other responses.
 
-    __slots__ = ("_wrapper", "made")
+    Where that is a class, by the class: servers look it up in `environ` again. Where it is a
+    function, as with uWSGI, by identity.
+    """
 
-    def __init__(self, wrapper: Callable[..., Any]) -> None:
-        self._wrapper = wrapper
-        self.made: Any = self  # nothing that an application could return
+    __slots__ = ("_last", "_wrapper")
 
-    @classmethod
-    def of(cls, environ: dict[str, Any]) -> _Files | None:
-        """One in place of the server's, if it has one."""
-        wrapper = environ.get("wsgi.file_wrapper")
-        if wrapper is None:
-            return None
-        files = environ["wsgi.file_wrapper"] = cls(wrapper)
-        return files
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._wrapper: Any = environ.get("wsgi.file_wrapper")
+        self._last: Any = self  # nothing that an application could return
+        if self._wrapper is not None and not isinstance(self._wrapper, type):
+            environ["wsgi.file_wrapper"] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.made = self._wrapper(*args, **kwargs)
-        return self.made
+        """The server's function."""
+        self._last = self._wrapper(*args, **kwargs)
+        return self._last
+
+    def made(self, body: object) -> bool:
+        """Whether `body` is such a response."""
+        if isinstance(self._wrapper, type):
+            return isinstance(body, self._wrapper)
+        return body is self._last
 
 
 def _path(environ: dict[str, Any]) -> str:

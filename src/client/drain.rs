@@ -8,12 +8,14 @@
 use super::config::{Config, process_env};
 use super::handle::{CLOSED, Client};
 use super::life::Snapshot;
+pub use super::open::takes_uploads;
 use super::open::{OpenError, open_with};
 use crate::delivery::engine::{Engine, Next};
 use crate::delivery::media::Media;
 use crate::platform::clock;
 use crate::platform::identity::Identity;
 use crate::platform::sockets::FileTable;
+use crate::queue::media::files::Shelf;
 use crate::queue::spool::claim;
 use crate::queue::spool::directory::Directory;
 use crate::queue::spool::orphans::Orphans;
@@ -81,7 +83,8 @@ fn deliver(
     let (settings, format) = (client.settings.clone(), client.format.clone());
     let to_uploads = settings.media.clone().map(|to| {
         let sink = sink::open(&client.sink, client.sockets.clone()).map_err(OpenError::Config)?;
-        Ok(Media::new(to, sink, Some((Directory::at(dir), table)), settings.limits))
+        let shelf = Shelf { dir: Directory::at(dir), table, me: Identity::mine(), generation };
+        Ok(Media::new(to, sink, Some(shelf), false, settings.limits))
     });
     let mut engine = Engine::new(settings, format, sink, Some(orphans), to_uploads.transpose()?, &desk);
     loop {

@@ -524,10 +524,9 @@ impl Client {
                     .filter(|_| !raw)
                     .map(|spool| Orphans::new(spool.dir.clone(), Identity::mine(), spool.table.clone()));
                 let (settings, format) = (self.settings.clone(), self.format.clone());
-                let dir = self.spool.as_ref().filter(|_| !raw);
                 let media = settings.media.clone().zip(for_uploads).map(|(to, sink)| {
-                    let dir = dir.map(|spool| (spool.dir.clone(), spool.table.clone()));
-                    Media::new(to, sink, dir, settings.limits)
+                    let shelf = self.spool.as_ref().map(|spool| spool.shelf(desk.log.nonce));
+                    Media::new(to, sink, shelf, raw, settings.limits)
                 });
                 Some(Box::new(Engine::new(settings, format, sink, orphans, media, desk)))
             }

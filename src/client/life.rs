@@ -92,10 +92,10 @@ impl Client {
         let adopts = self.spool.is_some() && words.raw.load(Ordering::Relaxed) == 0;
         let asked = (rescue && adopts && !timeout.is_zero()).then(|| words.ask_rescue());
         let media = &self.control().media;
-        let uploads = media.pushed.load(Ordering::SeqCst);
+        let uploads = media.goal();
         let done = || {
             log.head() >= target
-                && media.done.load(Ordering::SeqCst) >= uploads
+                && media.is_reached(uploads)
                 && asked.is_none_or(|asked| words.is_rescued(asked))
         };
         if done() {
@@ -164,7 +164,10 @@ impl Client {
         }
         let Some(generation) = self.generation() else { return Status::Ok };
         let status = self.drain(generation, timeout, self.patience(), true);
-        self.stop_sender(status != Status::Ok, STOP_PATIENCE, |desk| self.retire(desk, true));
+        self.stop_sender(status != Status::Ok, STOP_PATIENCE, |desk| {
+            drop(desk.media.take_all());
+            self.retire(desk, true);
+        });
         self.report_loss("at shutdown");
         status
     }
@@ -183,25 +186,28 @@ impl Client {
             let left = store.left(&desk.log);
             self.control().counters.left_in_spool.store(left, Ordering::Release);
         }
+        if let Some(spec) = self.spool.as_ref().filter(|_| leave && desk.media.in_files() > 0) {
+            // Those that keep their names are taken when this process has ended.
+            let _ = spec.shelf(desk.log.nonce).leave();
+        }
     }
 
     /// What nobody will deliver any more is not lost in silence.
     fn report_loss(&self, when: &str) {
         let stats = self.stats();
         let name = &self.settings.name;
-        if stats.left_in_spool > 0 {
+        let media = &self.control().media;
+        if stats.left_in_spool > 0 || media.in_files() > 0 {
+            let what = in_words(stats.left_in_spool, media.in_files());
             let text = format!(
-                "{when}, {} event(s) for {name} are left in the spool; whoever uses it next delivers them",
-                stats.left_in_spool
+                "{when}, {what} for {name} are left in the spool; whoever uses it next delivers them"
             );
             say(Level::Warn, Reason::Spool, &text);
         }
-        let left = stats.queue_events.saturating_sub(stats.left_in_spool);
-        let uploads = self.control().media.pending();
-        if left > 0 || uploads > 0 {
-            let and = if uploads > 0 { format!(" and {uploads} upload(s)") } else { String::new() };
-            let text = format!("{when}, {left} event(s){and} for {name} were not delivered");
-            say(Level::Error, Reason::Lost, &text);
+        let lost = stats.queue_events.saturating_sub(stats.left_in_spool);
+        if lost > 0 || media.in_memory() > 0 {
+            let what = in_words(lost, media.in_memory());
+            say(Level::Error, Reason::Lost, &format!("{when}, {what} for {name} were not delivered"));
         }
     }
 
@@ -305,7 +311,7 @@ impl Client {
         self.stop_sender(self.has_pending(), EXIT_PATIENCE, |desk| {
             left.store(0, Ordering::Release);
             self.retire(desk, false);
-            if !self.has_pending() {
+            if desk.log.head() >= desk.log.tail() {
                 self.flags.fetch_or(CLOSED, Ordering::SeqCst);
             }
         });
@@ -313,9 +319,18 @@ impl Client {
 
     fn has_pending(&self) -> bool {
         self.generation().is_some_and(|generation| {
-            let log = self.log(generation);
-            log.head() < log.tail() || self.control().media.pending() > 0
+            let (log, media) = (self.log(generation), &self.control().media);
+            log.head() < log.tail() || media.in_memory() > 0 || media.in_files() > 0
         })
+    }
+}
+
+/// So many events and uploads.
+fn in_words(events: u64, uploads: u64) -> String {
+    match (events, uploads) {
+        (_, 0) => format!("{events} event(s)"),
+        (0, _) => format!("{uploads} upload(s)"),
+        _ => format!("{events} event(s) and {uploads} upload(s)"),
     }
 }
 

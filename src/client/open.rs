@@ -16,6 +16,7 @@ use crate::delivery::engine::{Settings, SpoolSettings};
 use crate::delivery::media::MediaSettings;
 use crate::delivery::retry::Limits;
 use crate::delivery::rules::{Rules, context::Context};
+use crate::delivery::secrets::Secrets;
 use crate::fork::{gate, hooks};
 use crate::format::Format;
 use crate::format::json::JsonArray;
@@ -36,7 +37,7 @@ use crate::queue::spool::claim;
 use crate::queue::spool::directory::{Directory, Problem};
 use crate::queue::spool::header::format_name;
 use crate::queue::spool::store::{SPARES, Spec};
-use crate::sink::{self, Endpoint, SinkConfig, url};
+use crate::sink::{self, Endpoint, ResolverFiles, SinkConfig, url};
 use serde_json::Value;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -58,14 +59,25 @@ pub fn open(json: &str) -> Result<Arc<Client>, OpenError> {
     open_with(Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?)
 }
 
+/// The same, with host names looked up as these files say: for tests.
+pub fn open_looking_into(json: &str, files: ResolverFiles) -> Result<Arc<Client>, OpenError> {
+    let config = Config::parse(json, process_env).map_err(|e| OpenError::Config(e.to_string()))?;
+    open_resolving(config, Some(sink::Resolver::BuiltinFrom(files)))
+}
+
 /// Open a client from a configuration that was read already.
-pub(super) fn open_with(mut config: Config) -> Result<Arc<Client>, OpenError> {
+pub(super) fn open_with(config: Config) -> Result<Arc<Client>, OpenError> {
+    open_resolving(config, None)
+}
+
+fn open_resolving(mut config: Config, resolver: Option<sink::Resolver>) -> Result<Arc<Client>, OpenError> {
     // A server that changes its directory later must not move its files.
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
     }
     let format = format_of(&config);
-    let sink = sink_of(&config, &*format)?;
+    let mut sink = sink_of(&config, &*format)?;
+    sink.resolver = resolver.unwrap_or(sink.resolver);
     sink::validate(&sink).map_err(OpenError::Config)?;
     let settings = Arc::new(Settings { rules: rules_of(&config)?, ..settings_of(&config, &sink) });
     let spool = config.spool.as_ref().map(|keys| spool_of(keys, &config)).transpose()?;
@@ -178,10 +190,13 @@ fn put_host(value: &mut Value, host: &str) {
     }
 }
 
-fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
+fn endpoint_of(config: &Config, format: &dyn Format) -> Endpoint {
     let endpoint = config.endpoint.clone();
-    let mut sink =
-        SinkConfig::new(if config.endpoint_as_is { endpoint } else { endpoint.with_path(format.path()) });
+    if config.endpoint_as_is { endpoint } else { endpoint.with_path(format.path()) }
+}
+
+fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError> {
+    let mut sink = SinkConfig::new(endpoint_of(config, format));
     sink.tls = sink::TlsFiles {
         ca_pem: read_file("tls.ca_file", config.tls.ca_file.as_ref())?,
         client_pem: read_file("tls.cert_file", config.tls.cert_file.as_ref())?
@@ -245,12 +260,33 @@ fn system_lookup(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
     Err(std::io::Error::other("a fork is under way"))
 }
 
+/// Whether that destination takes uploads.
+pub fn takes_uploads(config: &Config) -> bool {
+    media_of(&endpoint_of(config, &*format_of(config))).is_some()
+}
+
 /// Uploads are Langfuse's: beside whichever of its addresses the endpoint is.
 fn media_of(endpoint: &Endpoint) -> Option<MediaSettings> {
     let (Endpoint::Http { url } | Endpoint::Unix { url, .. }) = endpoint else { return None };
     let (before, _) = url.path().split_once("/api/public/")?;
     let target = format!("{before}/api/public/media");
     Some(MediaSettings { url: url::Url { target, ..url.clone() } })
+}
+
+/// Whatever a collector could say back to us: values of headers with and without the scheme before them, the pair
+/// and its second half, keys, and what stands in the query of the URL.
+fn secrets_of(config: &Config, sink: &SinkConfig, headers: &[(String, String)]) -> Secrets {
+    let target = match &sink.endpoint {
+        Endpoint::Http { url } | Endpoint::Unix { url, .. } => url.target.as_str(),
+        Endpoint::File { .. } => "",
+    };
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split('&').filter_map(|part| Some(part.split_once('=')?.1));
+    let values =
+        headers.iter().flat_map(|(_, value)| [Some(value.as_str()), value.split_once(' ').map(|v| v.1)]);
+    let pair = config.basic.as_deref();
+    let others = [pair, pair.and_then(|pair| Some(pair.split_once(':')?.1)), config.api_key.as_deref()];
+    Secrets::new(values.chain(others).flatten().chain(query).map(String::from))
 }
 
 fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
@@ -284,6 +320,7 @@ fn settings_of(config: &Config, sink: &SinkConfig) -> Settings {
             sync_batch: keys.sync == Sync::Batch,
             max_age: Duration::from_secs(keys.max_age_s),
         }),
+        secrets: secrets_of(config, sink, &headers),
         headers,
         media: media_of(&sink.endpoint),
         name: config.name.clone().unwrap_or_else(|| sink.endpoint.to_string()),

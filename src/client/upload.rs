@@ -6,20 +6,23 @@
 //! - What is given to the queue is complete: a file named in the meta is read here, once, so that what is sent is what was
 //!   hashed.
 //! - Nothing here touches the queue of events; an upload that finds no room loses nothing else.
+//! - An upload is kept with signals held back, and only in the generation that it was made in: a fork finds it kept or not
+//!   begun, and a child that returns into this call begins again with the caller's own data.
 
 use super::handle::{CLOSED, Client, DEAD, DISABLED, Status};
 use crate::delivery::counters::add;
 use crate::platform::clock;
 use crate::platform::log::{Level, Reason, say};
-use crate::queue::media::files;
-use crate::queue::media::image::{Image, MAX_NOTE};
+use crate::platform::thread::unsignalled;
+use crate::queue::media::files::room_taken;
+use crate::queue::media::image::{Image, MAX_NOTE, footprint};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD as STANDARD, BASE64_URL_SAFE as URL_SAFE};
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -32,10 +35,10 @@ pub struct Refused {
     /// The kind of reason.
     pub status: Status,
     /// The reason.
-    pub why: String,
+    pub why: Cow<'static, str>,
 }
 
-fn refused<T>(status: Status, why: impl Into<String>) -> Result<T, Refused> {
+fn refused<T>(status: Status, why: impl Into<Cow<'static, str>>) -> Result<T, Refused> {
     Err(Refused { status, why: why.into() })
 }
 
@@ -58,6 +61,12 @@ impl Client {
         if flags & CLOSED != 0 {
             return refused(Status::Closed, "the client was shut down");
         }
+        if flags & DISABLED != 0 {
+            let Meta { mut note, file } = read_meta(meta)?;
+            return Ok(self.make(&mut note, file.as_ref(), data)?.1);
+        }
+        // Before anything is allocated: after a raw clone the heap cannot be used until this is done.
+        let mut generation = self.enter();
         if self.settings.media.is_none() {
             let name = &self.settings.name;
             return refused(
@@ -69,68 +78,88 @@ impl Client {
         }
         let Meta { mut note, file } = read_meta(meta)?;
         loop {
-            let mut image = self.image_of(file.as_ref(), data)?;
-            let hash = digest(&SHA256, image.data());
-            note.insert("contentLength".into(), image.data().len().into());
-            note.insert("sha256Hash".into(), STANDARD.encode(hash).into());
-            let text = Value::Object(note.clone()).to_string();
-            if text.len() > MAX_NOTE {
-                return refused(Status::Invalid, format!("the meta is longer than {MAX_NOTE} bytes"));
-            }
-            image.seal(text.as_bytes(), clock::wall_precise_ns());
-            let mut id = [0; ID_LEN];
-            id.iter_mut().zip(URL_SAFE.encode(hash).bytes()).for_each(|(to, from)| *to = from);
-            if flags & DISABLED != 0 {
+            let Some(mine) = generation else { return refused(Status::Full, "no memory for the queue") };
+            let (image, id) = self.make(&mut note, file.as_ref(), data)?;
+            if unsignalled(|| self.keep(mine, image))? {
+                self.attend_upload();
                 return Ok(id);
             }
-            let Some(generation) = self.enter() else {
-                return refused(Status::Full, "no memory for the queue");
-            };
-            if self.keep_upload(generation, image)? {
-                return Ok(id);
-            }
+            generation = self.enter();
         }
+    }
+
+    /// The sealed image and its id.
+    fn make(
+        &self,
+        note: &mut Map<String, Value>,
+        file: Option<&PathBuf>,
+        data: Option<&[u8]>,
+    ) -> Result<(Image, [u8; ID_LEN]), Refused> {
+        let mut image = self.image_of(file, data)?;
+        let hash = digest(&SHA256, image.data());
+        note.insert("contentLength".into(), image.data().len().into());
+        note.insert("sha256Hash".into(), STANDARD.encode(hash).into());
+        let text = serde_json::to_vec(note).unwrap_or_default();
+        if text.len() > MAX_NOTE {
+            return refused(Status::Invalid, format!("the meta is longer than {MAX_NOTE} bytes"));
+        }
+        image.seal(&text, clock::wall_precise_ns());
+        let mut id = [0; ID_LEN];
+        id.iter_mut().zip(URL_SAFE.encode(hash).bytes()).for_each(|(to, from)| *to = from);
+        Ok((image, id))
     }
 
     /// Put it where it waits. `false`: the process forked under the call, and this is the child, which has to begin again.
-    fn keep_upload(&self, generation: u64, image: Image) -> Result<bool, Refused> {
-        let (media, counters) = (&self.control().media, &self.control().counters);
-        let len = image.len().unwrap_or(0) as u64;
-        if !self.write_upload(&image, len)? {
-            if !media.reserve(len, self.media_room as u64) {
-                return self.no_room();
+    /// No signal may come meanwhile.
+    fn keep(&self, generation: u64, image: Image) -> Result<bool, Refused> {
+        if self.generation() != Some(generation) {
+            return Ok(false);
+        }
+        if self.flags.load(Ordering::SeqCst) & CLOSED != 0 {
+            return refused(Status::Closed, "the client was shut down");
+        }
+        let (media, room) = (&self.control().media, self.media_room as u64);
+        let len = footprint(image.len() as u64);
+        if !media.reserve(len, room) {
+            return self.no_room();
+        }
+        match self.write_upload(generation, &image, len) {
+            Ok(true) => {
+                media.release(len);
+                media.wrote();
             }
-            media.push(image);
-            if !self.control().state.is(generation) {
-                return Ok(false);
+            Ok(false) => media.push(image),
+            Err(why) => {
+                media.release(len);
+                return Err(why);
             }
         }
-        add(&counters.uploads, 1);
-        self.attend_upload();
+        add(&self.control().counters.uploads, 1);
         Ok(true)
     }
 
-    /// Into the spool. `false`: there is none that can be used.
-    fn write_upload(&self, image: &Image, len: u64) -> Result<bool, Refused> {
+    /// Into the spool. `false`: there is none that can be used. Room for it is reserved; what lies in the directory comes on top.
+    fn write_upload(&self, generation: u64, image: &Image, len: u64) -> Result<bool, Refused> {
         let Some(spec) = &self.spool else { return Ok(false) };
-        let waiting = spec.dir.enter().map_err(|why| why.to_string()).and_then(|()| {
+        // Before the directory is listed: what is on its way now is seen here or there, whatever becomes of it.
+        let under_way = self.control().media.bytes.load(Ordering::Acquire).saturating_sub(len);
+        let taken = spec.dir.enter().map_err(|why| why.to_string()).and_then(|()| {
             let listing = spec.dir.list().map_err(|why| why.to_string())?;
-            Ok(listing.media.iter().map(|(_, len)| len).sum::<u64>())
+            Ok(room_taken(&listing))
         });
-        let written = waiting.and_then(|waiting| {
-            if waiting.saturating_add(len) > self.media_room as u64 {
+        let written = taken.and_then(|taken| {
+            let others = under_way.saturating_add(taken);
+            if others > 0 && others.saturating_add(len) > self.media_room as u64 {
                 return Ok(false);
             }
-            files::write(&spec.dir, image, self.settings.spool.sync).map_err(|why| why.to_string())?;
-            Ok(true)
+            let written = spec.shelf(generation).write(image, self.settings.spool.sync);
+            written.map(|()| true).map_err(|why| why.to_string())
         });
         match written {
-            Ok(true) => {
-                self.control().media.written.fetch_add(1, Ordering::SeqCst);
-                Ok(true)
-            }
+            Ok(true) => Ok(true),
             Ok(false) => self.no_room(),
             Err(why) => {
+                self.control().store.failures.fetch_add(1, Ordering::Relaxed);
                 let dir = spec.dir.path().display();
                 let text = format!("an upload waits in memory: the spool {dir} cannot be used: {why}");
                 say(Level::Warn, Reason::Spool, &text);
@@ -140,13 +169,18 @@ impl Client {
     }
 
     fn no_room<T>(&self) -> Result<T, Refused> {
-        say(Level::Warn, Reason::Full, "media_max_bytes is used up; uploads are refused");
+        add(&self.control().counters.dropped_full, 1);
+        let text = "media_max_bytes is used up; uploads are refused and counted (dropped_full)";
+        say(Level::Warn, Reason::Full, text);
         refused(Status::Full, "media_max_bytes is used up")
     }
 
     fn image_of(&self, file: Option<&PathBuf>, data: Option<&[u8]>) -> Result<Image, Refused> {
-        let no_memory =
-            |why: std::io::Error| Refused { status: Status::Io, why: format!("no memory: {why}") };
+        let blank = |len: u64| {
+            self.check_size(len)?;
+            let image = Image::new(len as usize, self.page.is_wiped());
+            image.map_err(|why| Refused { status: Status::Io, why: format!("no memory: {why}").into() })
+        };
         match (file, data) {
             (Some(_), Some(_)) => {
                 refused(Status::Invalid, "both data and meta.file are given; allowed: one of them")
@@ -154,8 +188,7 @@ impl Client {
             (None, None) => refused(Status::Invalid, "neither data nor meta.file is given"),
             (None, Some([])) => refused(Status::Invalid, "the data is empty"),
             (None, Some(data)) => {
-                self.check_size(data.len() as u64)?;
-                let mut image = Image::new(data.len()).map_err(no_memory)?;
+                let mut image = blank(data.len() as u64)?;
                 image.data_mut().copy_from_slice(data);
                 Ok(image)
             }
@@ -163,19 +196,20 @@ impl Client {
                 let shown = format!("{:?}", path.display().to_string());
                 let io = |why: std::io::Error| Refused {
                     status: Status::Invalid,
-                    why: format!("meta.file is {shown}: {why}; allowed: a regular file that can be read"),
+                    why: format!("meta.file is {shown}: {why}; allowed: a regular file that can be read")
+                        .into(),
                 };
                 let mut how = File::options();
                 // Opening somebody's pipe must not wait for its writer.
-                let mut file =
+                let file =
                     how.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(io)?;
                 let about = file.metadata().map_err(io)?;
                 if !about.is_file() || about.len() == 0 {
                     return Err(io(std::io::Error::other("no regular file, or empty")));
                 }
-                self.check_size(about.len())?;
-                let mut image = Image::new(about.len() as usize).map_err(no_memory)?;
-                file.read_exact(image.data_mut()).map_err(io)?;
+                let mut image = blank(about.len())?;
+                // By place: a child that was forked meanwhile has the same file, and would move a common position.
+                file.read_exact_at(image.data_mut(), 0).map_err(io)?;
                 Ok(image)
             }
         }
@@ -186,6 +220,9 @@ impl Client {
         if len <= room {
             return Ok(());
         }
+        if self.flags.load(Ordering::Relaxed) & DISABLED == 0 {
+            add(&self.control().counters.dropped_too_large, 1);
+        }
         refused(Status::TooLarge, format!("{len} bytes are more than media_max_bytes allows ({room})"))
     }
 }
@@ -194,7 +231,7 @@ impl Client {
 fn read_meta(text: &str) -> Result<Meta, Refused> {
     const KNOWN: [&str; 7] =
         ["contentType", "field", "traceId", "observationId", "datasetId", "datasetItemId", "file"];
-    let bad = |why: String| Err(Refused { status: Status::Invalid, why });
+    let bad = |why: String| refused(Status::Invalid, why);
     let Ok(Value::Object(mut note)) = serde_json::from_str(text) else {
         return bad("the meta is not one JSON object".into());
     };
@@ -209,8 +246,10 @@ fn read_meta(text: &str) -> Result<Meta, Refused> {
     }
     let has = |name: &str| note.contains_key(name);
     let word = |name: &str| note.get(name).and_then(Value::as_str).unwrap_or_default();
-    let visible = word("contentType").bytes().all(|b| (0x20..0x7f).contains(&b));
-    if !has("contentType") || !visible {
+    // It becomes a header.
+    let kind = word("contentType");
+    let visible = kind.bytes().all(|b| (0x20..0x7f).contains(&b)) && kind.trim() == kind;
+    if !has("contentType") || !visible || !kind.contains('/') {
         let shown = note.get("contentType").map_or("missing".to_string(), Value::to_string);
         return bad(format!("meta.contentType is {shown}; allowed: a media type such as image/png"));
     }
@@ -254,7 +293,9 @@ mod tests {
             ("[]", "JSON object"),
             (r#"{"contentTyp":"a/b"}"#, "meta.contentTyp is not known; allowed: contentType"),
             (r#"{"field":"input","traceId":"t"}"#, "meta.contentType is missing"),
-            (r#"{"contentType":"a\nb","field":"input","traceId":"t"}"#, "meta.contentType is \"a\\nb\""),
+            (r#"{"contentType":"a/\nb","field":"input","traceId":"t"}"#, "meta.contentType is \"a/\\nb\""),
+            (r#"{"contentType":"png","field":"input","traceId":"t"}"#, "a media type such as image/png"),
+            (r#"{"contentType":" a/b","field":"input","traceId":"t"}"#, "meta.contentType is \" a/b\""),
             (
                 r#"{"contentType":"a/b","field":"inputs","traceId":"t"}"#,
                 "meta.field is \"inputs\"; allowed: input, output",

@@ -153,6 +153,7 @@ impl Engine {
                 if rejected == 0
                     && let Some(why) = &why
                 {
+                    let why = self.settings.secrets.hide(why);
                     say(Level::Warn, Reason::Collector, &format!("{} says: {why}", self.settings.name));
                 }
                 let refused = Outcome { fate: Fate::Rejected, why };
@@ -240,7 +241,8 @@ impl Engine {
     /// Say what was refused, and keep it if that is wanted.
     fn bury(&mut self, refused: &[(usize, Option<Box<str>>)], response: &Response) {
         let (name, count, status) = (self.settings.name.clone(), refused.len(), response.status);
-        let first = refused.iter().find_map(|(_, why)| why.as_deref());
+        let settings = self.settings.clone();
+        let first = refused.iter().find_map(|(_, why)| why.as_deref().map(|why| settings.secrets.hide(why)));
         let said = first.map_or(String::new(), |why| format!(": {why}"));
         say(
             Level::Warn,
@@ -253,21 +255,35 @@ impl Engine {
         for alike in refused.chunk_by(|(_, a), (_, b)| a == b) {
             let own = alike.first().and_then(|(_, why)| why.as_deref().map(String::from));
             let reason = own.unwrap_or_else(|| reason_of(response));
+            let reason = settings.secrets.hide(&reason);
             file.refused(&name, status, &reason, alike.iter().map(|&(i, _)| batch.text_of(i)));
         }
     }
 
     fn failed(&mut self, desk: &Desk<'_>, error: &TransportError) {
-        let down = found_nobody(error);
-        desk.words.down.store(u32::from(down), Ordering::SeqCst);
-        desk.words.failures.fetch_add(1, Ordering::SeqCst);
-        self.unreached = if down { self.unreached.saturating_add(1) } else { 0 };
-        if self.unreached >= UNREACHED {
-            desk.counters.circuit_open.store(1, Ordering::Relaxed);
-        }
+        self.not_reached(desk, found_nobody(error), true);
         self.backoff.failed(Instant::now(), None);
         let text = format!("{}: {}; events are kept and sent again", self.settings.name, error.message);
         say(Level::Warn, Reason::Transport, &text);
+    }
+
+    /// The collector answered. `denied`: to refuse our credentials.
+    pub(super) fn reached(&mut self, desk: &Desk<'_>, denied: bool) {
+        desk.words.down.store(0, Ordering::Relaxed);
+        self.unreached = 0;
+        desk.counters.circuit_open.store(u64::from(denied), Ordering::Relaxed);
+    }
+
+    /// An attempt ended without an answer, and perhaps with `nobody` there. `ours`: it was the collector's to answer.
+    pub(super) fn not_reached(&mut self, desk: &Desk<'_>, nobody: bool, ours: bool) {
+        desk.words.down.store(u32::from(nobody), Ordering::SeqCst);
+        desk.words.failures.fetch_add(1, Ordering::SeqCst);
+        if ours {
+            self.unreached = if nobody { self.unreached.saturating_add(1) } else { 0 };
+        }
+        if self.unreached >= UNREACHED {
+            desk.counters.circuit_open.store(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::lane::{Lane, Source};
 use super::media::{Media, MediaSettings};
 use super::retry::{Backoff, Limits};
 use super::rules::Rules;
+use super::secrets::Secrets;
 use super::words::Words;
 use crate::format::{Format, Invalid, Stamp};
 use crate::platform::log::{Level, Reason, say};
@@ -58,6 +59,8 @@ pub struct Settings {
     pub idle: Duration,
     /// Further request headers, authentication among them.
     pub headers: Vec<(String, String)>,
+    /// What no line of ours may show.
+    pub secrets: Secrets,
     /// Where refused events are written to.
     pub dead_letter: Option<DeadLetter>,
     /// What is done to each event.
@@ -260,7 +263,7 @@ impl Engine {
 
     fn prepare_uploads(&mut self, desk: &Desk<'_>, now: Instant) -> Next {
         let flushes = desk.words.flushes.load(Ordering::Acquire);
-        self.media.as_mut().map_or(Next::Idle, |media| media.prepare(desk.media, flushes, now))
+        self.media.as_mut().map_or(Next::Idle, |media| media.prepare(desk, flushes, now))
     }
 
     fn poll_events(&mut self, desk: &Desk<'_>, urgent: bool, cap: Option<Instant>, now: Instant) -> Next {

@@ -33,5 +33,7 @@ pub mod retry;
 #[cfg(not(loom))]
 pub mod rules;
 #[cfg(not(loom))]
+pub mod secrets;
+#[cfg(not(loom))]
 pub mod sender;
 pub mod words;

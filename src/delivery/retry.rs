@@ -23,20 +23,21 @@ pub struct Backoff {
     failures: u32,
     seed: u64,
     not_before: Option<Instant>,
-    firm: bool,
+    /// Not even in a hurry.
+    never_before: Option<Instant>,
 }
 
 impl Backoff {
     /// Nothing has failed yet. The seed must differ between processes.
     pub fn new(limits: Limits, seed: u64) -> Backoff {
-        Backoff { limits, failures: 0, seed, not_before: None, firm: false }
+        Backoff { limits, failures: 0, seed, not_before: None, never_before: None }
     }
 
     /// It worked.
     pub fn reset(&mut self) {
         self.failures = 0;
         self.not_before = None;
-        self.firm = false;
+        self.never_before = None;
     }
 
     /// It failed; `asked` is the collector's Retry-After.
@@ -46,27 +47,30 @@ impl Backoff {
         self.seed = mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15));
         let jittered = bound.mul_f64((self.seed >> 11) as f64 / (1u64 << 53) as f64);
         let asked = asked.map(|a| a.min(self.limits.max));
-        self.firm = asked.is_some();
+        self.never_before = asked.map(|a| now + a);
         self.not_before = Some(now + asked.map_or(jittered, |a| a.max(jittered)));
     }
 
     /// Credentials or address were refused: a slow probe.
     pub fn denied(&mut self, now: Instant) {
         self.failures += 1;
-        self.firm = true;
         self.not_before = Some(now + self.limits.max);
+        self.never_before = self.not_before;
     }
 
-    /// How long to wait yet. A delay that the collector did not ask for may be cut short (`hurry`).
+    /// How long to wait yet. What goes beyond that which the collector asked for may be cut short (`hurry`).
     pub fn wait(&self, now: Instant, hurry: bool) -> Option<Instant> {
-        self.not_before.filter(|&at| at > now && (self.firm || !hurry))
+        let until = if hurry { self.never_before } else { self.not_before };
+        until.filter(|&at| at > now)
     }
 }
 
 /// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3). Nonsense and the past mean no request.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // A number too large to be one is a long time.
+        let seconds = value.parse().unwrap_or(u64::MAX);
         return Some(Duration::from_secs(seconds.min(u64::from(u32::MAX))));
     }
     httpdate::parse_http_date(value).ok()?.duration_since(now).ok()
@@ -103,6 +107,14 @@ mod tests {
         assert!(b.wait(now, true).unwrap() >= now + Duration::from_secs(5), "not even a flush may hurry");
         b.failed(now, Some(Duration::from_secs(3600)));
         assert_eq!(b.wait(now, false).unwrap(), now + LIMITS.max);
+        // Less than our own delay: a hurry may cut that, down to what was asked for.
+        for asked in [Duration::ZERO, Duration::from_millis(1)] {
+            (0..20).for_each(|_| b.failed(now, Some(asked)));
+            assert!(b.wait(now, false).unwrap() > now + asked);
+            assert_eq!(b.wait(now, true), Some(now + asked).filter(|at| *at > now));
+        }
+        b.denied(now);
+        assert_eq!(b.wait(now, true).unwrap(), now + LIMITS.max);
     }
 
     #[test]
@@ -110,7 +122,10 @@ mod tests {
         let now = httpdate::parse_http_date("Sat, 21 Nov 2026 02:30:00 GMT").unwrap();
         assert_eq!(retry_after("7", now), Some(Duration::from_secs(7)));
         assert_eq!(retry_after(" Sat, 21 Nov 2026 02:30:09 GMT ", now), Some(Duration::from_secs(9)));
-        for nothing in ["", "-3", "soon", "1.5", "Sat, 21 Nov 2020 02:30:00 GMT"] {
+        let long = Some(Duration::from_secs(u64::from(u32::MAX)));
+        assert_eq!(retry_after("18446744073709551615", now), long);
+        assert_eq!(retry_after("99999999999999999999999999", now), long);
+        for nothing in ["", "-3", "+3", "soon", "1.5", "Sat, 21 Nov 2020 02:30:00 GMT"] {
             assert_eq!(retry_after(nothing, now), None, "{nothing}");
         }
     }

@@ -70,9 +70,9 @@ pub struct telemetry_stats_t {
     pub invalid: u64,
     /// Events older than `retry.max_age_s`.
     pub expired: u64,
-    /// Times telemetry_enqueue returned TELEMETRY_FULL.
+    /// Times telemetry_enqueue or telemetry_upload returned TELEMETRY_FULL.
     pub dropped_full: u64,
-    /// Times telemetry_enqueue returned TELEMETRY_TOO_LARGE.
+    /// Times telemetry_enqueue or telemetry_upload returned TELEMETRY_TOO_LARGE.
     pub dropped_too_large: u64,
     /// Requests that were further attempts.
     pub retries: u64,
@@ -100,9 +100,9 @@ pub struct telemetry_stats_t {
     pub last_success_unix_ms: u64,
     /// Answers accepted whose body could not be read.
     pub unverified: u64,
-    /// Times a segment of the queue had to stay in memory, because no file could be had in the spool.
+    /// Times a segment of the queue, or an upload, had to stay in memory, because no file could be had in the spool.
     pub spool_failures: u64,
-    /// Records and files of the spool that could not be read.
+    /// Records and files of the spool, uploads among them, that could not be read.
     pub corrupt: u64,
     /// Events that made room for newer ones (`spool_evict`); they are in `expired` too.
     pub evicted: u64,
@@ -110,11 +110,11 @@ pub struct telemetry_stats_t {
     pub sampled_out: u64,
     /// Uploads that telemetry_upload took.
     pub uploads: u64,
-    /// Uploads that this process delivered; with a spool other processes' too.
+    /// Uploads that this process delivered, or found to be known to the server; with a spool dead processes' too.
     pub uploaded: u64,
-    /// Uploads that this process gave up.
+    /// Uploads that this process gave up: refused for good, or older than `retry.max_age_s`.
     pub uploads_failed: u64,
-    /// Bytes of uploads that wait in this process's memory.
+    /// Bytes of memory that waiting uploads take in this process.
     pub media_bytes: u64,
 }
 
@@ -250,7 +250,7 @@ fn refuse_arguments(client: Option<&Client>, no_event: bool) -> telemetry_status
     })
 }
 
-/// Delivers what this process enqueued before the call, and waits for it at most `timeout_ms` milliseconds. With
+/// Delivers what this process enqueued and uploaded before the call, and waits for it at most `timeout_ms` milliseconds. With
 /// 0 it only asks: TELEMETRY_OK if nothing is pending, else TELEMETRY_TIMEOUT, and delivery is set going.
 /// An event the collector refused for good no longer counts as pending. With `spool_dir` it also looks for events
 /// that dead processes left there, and waits for those it could take over; 0 does not.
@@ -360,15 +360,20 @@ fn stats_of(s: Snapshot) -> telemetry_stats_t {
 /// Takes one upload for Langfuse: `len` bytes at `data`, or, with `data` NULL and `len` 0, the regular file that
 /// `meta_json` names in "file". The bytes are copied before it returns, on the caller's thread, into memory of their own
 /// (never into the queue of events; forked children have no copy) or, with `spool_dir`, into a file there, which outlives
-/// the process. What waits together is bounded by `media_max_bytes`.
+/// the process. What waits together is bounded by `media_max_bytes`, in whole pages of 4096 bytes; one alone may be so
+/// large itself.
 ///
 /// `meta_json` is one JSON object: "contentType", "field" ("input", "output" or "metadata") and "traceId", if need be with
 /// "observationId"; or "field" ("input", "expectedOutput" or "metadata"), "datasetId" and "datasetItemId".
 ///
 /// On success the id of the content, 22 characters and a NUL, is written to `id_out` (`id_cap` is at least 23; NULL and 0 if
-/// it is not wanted), so that a reference to it can be embedded at once. Delivery, retries included, is the sender's; flush
-/// and shutdown wait for it. Thread-safe; works in forked children at once. Errors: TELEMETRY_INVALID
-/// (telemetry_last_error says what is allowed), TELEMETRY_TOO_LARGE, TELEMETRY_FULL, TELEMETRY_CLOSED, TELEMETRY_IO.
+/// it is not wanted), so that a reference to it can be embedded at once. Delivery, retries included, is the sender's, one
+/// after the other; a request with the bytes may take `timeout_ms` and a second more for each MiB. Flush and shutdown
+/// wait for it.
+///
+/// Thread-safe; works in forked children at once. Signals are held back while the upload is put into its place. Errors:
+/// TELEMETRY_INVALID (telemetry_last_error says what is allowed), TELEMETRY_TOO_LARGE, TELEMETRY_FULL, TELEMETRY_CLOSED,
+/// TELEMETRY_IO (no memory), TELEMETRY_INTERNAL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn telemetry_upload(
     t: *mut telemetry,

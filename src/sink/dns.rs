@@ -146,7 +146,7 @@ impl Line<'_> {
             {
                 return Ok(parse(answer, id, name, kind));
             }
-            match wire.pull_into(&mut message)? {
+            match wire.pull_into(&mut message, deadline)? {
                 Some(0) => return Err(Fail::Closed),
                 Some(_) => {}
                 None => wire.wait(false, deadline)?,

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - The deadline of the request bounds everything: name, connection, TLS, sending, the last byte of the answer.
 //! - A request goes out once. Exception: a *kept* connection that ends before the first byte of an answer was
-//!   closed by the server while idle, so the request is sent again, once, at once, on a fresh one.
+//!   closed by the server while idle, so the request is sent again, once, at once, on a fresh one. The same holds for
+//!   a 408 that ends it: that is what some servers say to an idle connection, and it may cross our request.
 //! - An error after the first byte was handed to the kernel is `Lost`, before it `Resolve`, `Connect` or `Tls`.
 //!   One exception: a server that refuses our certificate says so late in TLS 1.3; that is `Tls`.
 //! - A redirect is followed (three times at most) to the same origin, or from http to https of the same host;
@@ -183,6 +184,7 @@ impl HttpSink {
             if wire.is_quiet() {
                 let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
                 match talk.run(&head, body).and_then(|done| self.uncut(&talk, done)) {
+                    Ok((response, false)) if response.status == 408 => wire.close(),
                     Ok(done) => return Ok(self.finish(wire, to, done)),
                     Err(fail) => {
                         let stale = !talk.answered && matches!(fail, Fail::Closed | Fail::Io(_) | Fail::Gone);
@@ -290,7 +292,7 @@ impl HttpSink {
         let Some(to) = request.to else { return Target { url: self.url.clone(), own: true } };
         let own = to.same_origin(&self.url);
         // What is written into another origin's URL is none of our credentials; who wants it sent gives a header.
-        let userinfo = to.userinfo.as_ref().or(self.url.userinfo.as_ref()).filter(|_| own).cloned();
+        let userinfo = to.userinfo.as_ref().filter(|_| own).cloned();
         Target { url: Url { userinfo, ..to.clone() }, own }
     }
 
@@ -375,7 +377,7 @@ fn tunnel(wire: &mut Wire, proxy: &Url, url: &Url, agent: &str, deadline: Instan
     wire.push_all(&head, deadline)?;
     let mut input = Vec::new();
     loop {
-        match wire.pull_into(&mut input)? {
+        match wire.pull_into(&mut input, deadline)? {
             None => wire.wait(false, deadline)?,
             Some(0) => return Err(Fail::Closed),
             Some(_) => {}

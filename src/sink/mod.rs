@@ -137,9 +137,9 @@ impl Method {
 pub struct Request<'a> {
     /// The same on a redirect, whatever its status.
     pub method: Method,
-    /// Somewhere else than the sink's own URL. To its own origin the request goes as if it were the sink's own;
-    /// to another one it takes nothing of ours along but what stands in this struct: no user information, no
-    /// client certificate.
+    /// Somewhere else than the sink's own URL. To its own origin the request goes as if it were the sink's own, but for the
+    /// user information, which is this URL's or none; to another one it takes nothing of ours along but what stands in
+    /// this struct: no user information, no client certificate.
     pub to: Option<&'a Url>,
     /// The body as it goes over the wire, already compressed when `content_encoding` is set.
     pub body: &'a [u8],

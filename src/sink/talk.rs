@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - We listen while we send. A server that refuses a batch for its size answers early and stops reading; its
-//!   answer counts, not our broken pipe. An early 2xx does not stop the sending: such a server reads on.
+//!   answer counts, not our broken pipe. An early 2xx does not stop the sending: such a server reads on; if it does
+//!   not, its answer is as good as one that broke off.
 //! - Once the head of the answer is here, a body that breaks off is an answer with `truncated`, not an error;
 //!   the sender has the status, which is what decides.
 //! - What is kept of an answer is bounded by the limit, and what is kept of a head by `HEAD_MAX`.
@@ -59,7 +60,7 @@ impl<'a> Talk<'a> {
         }
         let complete = matches!(sending, Sending::All);
         while self.head.is_none() {
-            let fail = match self.wire.pull_into(&mut self.input) {
+            let fail = match self.wire.pull_into(&mut self.input, self.deadline) {
                 Ok(None) => {
                     self.wire.wait(false, self.deadline)?;
                     continue;
@@ -79,7 +80,7 @@ impl<'a> Talk<'a> {
         let mut reader = BodyReader::new(head.framing, self.limit);
         let clean = self.read(&mut reader);
         self.ended_by_close = !reader.is_done() && !reader.overflow;
-        let truncated = !clean || reader.overflow;
+        let truncated = !clean || reader.overflow || (!complete && head.status < 300);
         let reusable = complete && head.keep && !truncated && self.input.is_empty();
         let response = Response { status: head.status, headers: head.headers, body: reader.bytes, truncated };
         Ok((response, reusable))
@@ -109,7 +110,7 @@ impl<'a> Talk<'a> {
                 continue;
             }
             self.wire.wait(true, self.deadline)?;
-            match self.wire.pull_into(&mut self.input) {
+            match self.wire.pull_into(&mut self.input, self.deadline) {
                 Ok(None) => {}
                 Ok(Some(0)) => return Ok(Sending::Failed(Fail::Closed)),
                 Ok(Some(_)) => {
@@ -139,7 +140,7 @@ impl<'a> Talk<'a> {
             if reader.overflow {
                 return false;
             }
-            match self.wire.pull_into(&mut self.input) {
+            match self.wire.pull_into(&mut self.input, self.deadline) {
                 Ok(None) => match self.wire.wait(false, self.deadline) {
                     Ok(()) => {}
                     Err(_) => return false,

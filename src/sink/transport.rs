@@ -185,6 +185,7 @@ impl Socket {
         self.get()?.set_tcp_nodelay(true)
     }
 
+    /// Nothing has come that ends all work on this socket.
     fn check(&self, deadline: Instant) -> Result<(), Fail> {
         if self.table.is_cut() {
             return Err(Fail::Cut);
@@ -308,7 +309,7 @@ impl Wire {
         let mut tls = Box::new(ClientConnection::new(config, name).map_err(Fail::Tls)?);
         while tls.is_handshaking() {
             match pump(&mut tls, &self.socket)? {
-                Pumped::Progress => {}
+                Pumped::Progress => self.socket.check(deadline)?,
                 Pumped::Eof => return Err(Fail::Closed),
                 Pumped::Blocked => {
                     let interest = if tls.wants_write() { Interest::Write } else { Interest::Read };
@@ -339,12 +340,13 @@ impl Wire {
         }
     }
 
-    /// Read some bytes: how many (0: the end), or `None` if there are none now.
+    /// Read some bytes: how many (0: the end), or `None` if there are none now. Takes from the kernel once at most:
+    /// records without a byte for us are no reason to stay, however many there are.
     pub fn pull(&mut self, buf: &mut [u8]) -> Result<Option<usize>, Fail> {
         let Some(tls) = &mut self.tls else {
             return block_is_none(self.socket.recv(buf));
         };
-        loop {
+        for last in [false, true] {
             match tls.reader().read(buf) {
                 Ok(n) => return Ok(Some(n)),
                 // Closed without close_notify. HTTP's own framing mostly tells whether something is missing.
@@ -355,15 +357,20 @@ impl Wire {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => return Err(e.into()),
             }
+            if last {
+                break;
+            }
             match block_is_none(tls.read_tls(&mut Raw(&self.socket)))? {
-                None => return Ok(None),
+                None => break,
                 Some(_) => process(tls, &self.socket)?,
             }
         }
+        Ok(None)
     }
 
-    /// [`pull`](Self::pull) to the end of `into`.
-    pub fn pull_into(&mut self, into: &mut Vec<u8>) -> Result<Option<usize>, Fail> {
+    /// [`pull`](Self::pull) to the end of `into`. The deadline holds also while there always is something.
+    pub fn pull_into(&mut self, into: &mut Vec<u8>, deadline: Instant) -> Result<Option<usize>, Fail> {
+        self.socket.check(deadline)?;
         let mut buf = [0u8; 16 * 1024];
         let n = self.pull(&mut buf)?;
         into.extend_from_slice(&buf[..n.unwrap_or(0)]);

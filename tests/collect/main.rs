@@ -7,5 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod faults;
+mod formats;
 mod kit;
+mod limits;
+mod media;
 mod server;
+mod shares;

@@ -35,6 +35,22 @@ impl Seen {
         self.head.lines().next().unwrap()
     }
 
+    /// All before the body.
+    pub fn head(&self) -> &str {
+        &self.head
+    }
+
+    /// Whether it is of that method, to that path, whatever its query.
+    pub fn is(&self, method: &str, path: &str) -> bool {
+        let mut words = self.request_line().split([' ', '?']);
+        words.next() == Some(method) && words.next() == Some(path)
+    }
+
+    /// Its JSON body.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
     pub fn is_gzip(&self) -> bool {
         self.header("content-encoding") == Some("gzip")
     }

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use telemetry::client::handle::{Client, Fast, Status};
 use telemetry::client::life::Snapshot;
-use telemetry::client::open::open;
+use telemetry::client::open::{open, open_looking_into};
+use telemetry::sink::ResolverFiles;
 
 pub const LONG: Duration = Duration::from_secs(10);
 /// What a busy machine may add to a time.
@@ -28,6 +29,13 @@ impl Host {
         });
         merge(&mut config, keys);
         Host(open(&config.to_string()).unwrap())
+    }
+
+    /// The same, with host names looked up as these files say.
+    pub fn open_looking_into(files: ResolverFiles, url: &str, keys: Value) -> Host {
+        let mut config = serde_json::json!({"endpoint": url, "batch": {"max_age_ms": 3_600_000}});
+        merge(&mut config, keys);
+        Host(open_looking_into(&config.to_string(), files).unwrap())
     }
 
     /// As the C API does it.
@@ -71,7 +79,7 @@ impl Drop for Host {
     }
 }
 
-fn merge(into: &mut Value, from: Value) {
+pub fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {

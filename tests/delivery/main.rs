@@ -6,18 +6,27 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod batching;
+#[allow(dead_code, reason = "the tests of the sink use the rest of it")]
+#[path = "../sink/certs.rs"]
+mod certs;
 mod collector;
 mod events;
 mod formats;
+#[path = "../sink/full.rs"]
+mod full;
 mod holes;
 mod host;
+mod hostile;
+mod langfuse;
 mod languages;
 mod life;
 mod limits;
 mod matrix;
+mod media;
 mod promises;
 mod retries;
 mod rules;
 mod segments;
 mod threads;
+mod uploads;
 mod verdicts;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use telemetry::client::handle::Status;
 
 /// Whether this process may make threads. `false`: the system does not keep such a limit.
-fn allow_threads(yes: bool) -> bool {
+pub fn allow_threads(yes: bool) -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: plain system calls on valid places; nobody's uid 65534 has no privileges that lift the limit.
     unsafe {

@@ -141,23 +141,29 @@ def test_a_list_is_passed_on_as_it_is(kind: Any, notes: Notes) -> None:
     assert notes[0]["bytes"] == 3
 
 
-def test_what_the_file_wrapper_made_is_passed_on_as_it_is(notes: Notes) -> None:
+@pytest.mark.parametrize("kind", ["class", "function"])
+def test_what_the_file_wrapper_made_is_passed_on_as_it_is(kind: str, notes: Notes) -> None:
     """A server sends such a file without reading it, if it gets it back itself."""
+    wrapper: Any = FileWrapper if kind == "class" else lambda *args: FileWrapper(*args)
 
     def application(environ: dict[str, Any], start_response: Start) -> Any:
         start_response("200 OK", [])
         return environ["wsgi.file_wrapper"](io.BytesIO(b"file"), 2)
 
-    body = call(Middleware(application, notes), {**environ(), "wsgi.file_wrapper": FileWrapper})
+    body = call(Middleware(application, notes), {**environ(), "wsgi.file_wrapper": wrapper})
     assert type(body) is FileWrapper
     assert list(body) == [b"fi", b"le"]
     assert len(notes) == 1
     # One that was made, but not returned, is an iterable as any other.
     body = call(
         Middleware(answers(lambda: Response(b"a")), notes),
-        {**environ(), "wsgi.file_wrapper": FileWrapper},
+        {**environ(), "wsgi.file_wrapper": wrapper},
     )
     assert list(body) == [b"a"]
+    if kind == "class":  # Gunicorn asks like this
+        given = {**environ(), "wsgi.file_wrapper": wrapper}
+        call(Middleware(answers(list), notes), given)
+        assert given["wsgi.file_wrapper"] is FileWrapper
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1), KeyboardInterrupt()])

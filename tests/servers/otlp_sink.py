@@ -150,7 +150,8 @@ class Handler(BaseHTTPRequestHandler):
             self.encodings[kind] += 1
             for item in found:
                 have = item.get("attributes", {})
-                self.keys[have.get("pid"), have.get("seq"), item.get("span_id")] += 1
+                # A log record may be known by its span only, and is not that span.
+                self.keys[self.path, have.get("pid"), have.get("seq"), item.get("span_id")] += 1
                 print(json.dumps(item), file=self.out)
             self.out.flush()
         self.answer(200, kind, b"{}" if kind == "application/json" else b"")

@@ -118,6 +118,50 @@ fn a_fresh_connection_is_not_retried_nor_is_a_begun_answer() {
 }
 
 #[test]
+fn a_408_on_a_kept_connection_is_about_its_idleness() {
+    const LATE: &str = "HTTP/1.1 408 Late\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    // It crosses the request: read, but not heard.
+    let server = Server::start(|n, mut s| {
+        read_request(&mut s).unwrap();
+        s.write_all(if n < 3 { OK } else { LATE }.as_bytes()).unwrap();
+        if read_request(&mut s).is_some() {
+            s.write_all(LATE.as_bytes()).unwrap();
+        }
+    });
+    let mut client = Client::new(server.url("/"));
+    for n in [1, 2] {
+        assert_eq!((client.post(b"x").unwrap().status, server.connections()), (200, n));
+    }
+    // On a fresh connection it is an answer.
+    assert_eq!((client.post(b"x").unwrap().status, server.connections()), (408, 3));
+    // And so it is where the connection goes on.
+    let server = Server::start(|_, mut s| {
+        while let Some(r) = read_request(&mut s) {
+            let late = "HTTP/1.1 408 Slow\r\nContent-Length: 0\r\n\r\n";
+            s.write_all(if r.body == b"slow" { late } else { OK }.as_bytes()).unwrap();
+        }
+    });
+    let mut client = Client::new(server.url("/"));
+    for (body, status) in [(&b"x"[..], 200), (b"slow", 408), (b"x", 200)] {
+        assert_eq!((client.post(body).unwrap().status, server.connections()), (status, 1));
+    }
+}
+
+#[test]
+fn a_success_that_breaks_off_our_sending_is_not_whole() {
+    for (status, truncated) in [(200, true), (413, false)] {
+        let server = Server::start(move |_, mut s| {
+            read_head(&mut s).unwrap();
+            s.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\nok").as_bytes()).unwrap();
+            s.shutdown(std::net::Shutdown::Write).unwrap();
+            thread::park_timeout(LONG);
+        });
+        let got = Client::new(server.url("/")).post(&vec![b'x'; 32 << 20]).unwrap();
+        assert_eq!((got.status, &got.body[..], got.truncated), (status, &b"ok"[..], truncated));
+    }
+}
+
+#[test]
 fn a_refused_connection_says_so() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

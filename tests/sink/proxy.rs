@@ -1,6 +1,7 @@
 //! Forward proxies.
+use crate::certs;
 use crate::server::*;
-use crate::tls;
+
 use rustls::{ServerConnection, StreamOwned};
 use std::io::Write;
 use std::sync::mpsc;
@@ -10,14 +11,14 @@ use telemetry::sink::{Proxy, SinkConfig};
 fn config(url: &str, proxy: &Server) -> SinkConfig {
     let mut config = sink_config(url);
     config.proxy = Some(Proxy::parse(&format!("http://us:pw@{}", proxy.addr)).unwrap());
-    config.tls.ca_pem = Some(tls::ca().pem().into_bytes());
+    config.tls.ca_pem = Some(certs::ca().pem().into_bytes());
     config
 }
 
 #[test]
 fn https_goes_through_a_tunnel() {
     let (tell, hear) = mpsc::channel();
-    let server = tls::server_config(&tls::good_leaf(), false);
+    let server = certs::server_config(&certs::good_leaf(), false);
     let proxy = Server::start(move |_, mut s| {
         tell.send(read_head(&mut s).unwrap()).unwrap();
         s.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();

@@ -1,4 +1,5 @@
 //! Small servers whose every word the test decides, and the sink under test.
+pub use crate::full::Full;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -52,33 +53,6 @@ impl Server {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
-    }
-}
-
-/// A listener that takes no more connections: attempts hang.
-pub struct Full {
-    pub addr: SocketAddr,
-    _held: Vec<socket2::Socket>,
-}
-
-impl Full {
-    pub fn at(addr: &str) -> Full {
-        let addr: SocketAddr = addr.parse().unwrap();
-        let tcp = || socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None);
-        let listener = tcp().unwrap();
-        listener.bind(&addr.into()).unwrap();
-        listener.listen(0).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let mut held = vec![listener];
-        loop {
-            let s = tcp().unwrap();
-            let full = s.connect_timeout(&addr, Duration::from_millis(100)).is_err();
-            held.push(s);
-            if full {
-                return Full { addr: addr.as_socket().unwrap(), _held: held };
-            }
-            assert!(held.len() < 50, "the backlog does not fill");
-        }
     }
 }
 

@@ -1,70 +1,12 @@
 //! https against a real TLS server.
+use crate::certs::*;
 use crate::server::*;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use telemetry::sink::TransportErrorKind::*;
 use telemetry::sink::{SinkConfig, TlsFiles, validate};
-
-pub struct Leaf {
-    pub der: CertificateDer<'static>,
-    pub pem: String,
-    pub key: KeyPair,
-}
-
-type Ca = CertifiedIssuer<'static, KeyPair>;
-
-fn new_ca(name: &str) -> Ca {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.distinguished_name.push(rcgen::DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-pub fn ca() -> &'static Ca {
-    static CA: OnceLock<Ca> = OnceLock::new();
-    CA.get_or_init(|| new_ca("ours"))
-}
-
-pub fn leaf(names: &[&str], last_year: Option<i32>) -> Leaf {
-    let names: Vec<String> = names.iter().map(|s| s.to_string()).collect();
-    let mut params = CertificateParams::new(names).unwrap();
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    if let Some(year) = last_year {
-        params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
-    }
-    let key = KeyPair::generate().unwrap();
-    let cert = params.signed_by(&key, ca()).unwrap();
-    Leaf { der: cert.der().clone(), pem: cert.pem(), key }
-}
-
-pub fn server_config(leaf: &Leaf, client_ca: bool) -> Arc<ServerConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .unwrap();
-    let builder = if client_ca {
-        let mut roots = RootCertStore::empty();
-        roots.add(ca().der().clone()).unwrap();
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-        builder.with_client_cert_verifier(verifier)
-    } else {
-        builder.with_no_client_auth()
-    };
-    let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).unwrap();
-    Arc::new(builder.with_single_cert(vec![leaf.der.clone()], key).unwrap())
-}
-
-pub fn good_leaf() -> Leaf {
-    leaf(&["127.0.0.1", "localhost", "collector.test"], None)
-}
 
 pub fn tls_server(config: Arc<ServerConfig>) -> Server {
     Server::start(move |_, s| {

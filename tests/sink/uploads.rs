@@ -1,4 +1,5 @@
 //! Requests that go elsewhere than to the sink's own URL.
+use crate::certs;
 use crate::server::*;
 use crate::tls;
 use rustls::{ServerConnection, StreamOwned};
@@ -27,7 +28,7 @@ fn each_origin_keeps_its_connection_and_ours_its_credentials() {
     let (store, at_store) = listening(OK.into());
     let mut client = Client::new(format!("http://us:pw@{}/in", own.addr));
     for _ in 0..3 {
-        let media = own.url("/media");
+        let media = format!("http://us:pw@{}/media", own.addr);
         client.request(Post, Some(&media), b"{}", LONG, &[]).unwrap();
         let bucket = format!("http://their:own@{}/bucket?sig=1", store.addr);
         client.request(Put, Some(&bucket), b"png", LONG, &[("x-sum", "1")]).unwrap();
@@ -49,6 +50,19 @@ fn each_origin_keeps_its_connection_and_ours_its_credentials() {
     assert_eq!((own.connections(), store.connections(), client.table.noted()), (1, 1, 2));
     client.sink.close_idle();
     assert_eq!(client.table.noted(), 0);
+}
+
+#[test]
+fn a_place_on_our_own_origin_sees_no_credentials() {
+    let (own, at_home) = listening(OK.into());
+    let mut client = Client::new(format!("http://us:pw@{}/in", own.addr));
+    for (to, expected) in
+        [(own.url("/bucket"), None), (format!("http://a:b@{}/", own.addr), Some("Basic YTpi"))]
+    {
+        client.request(Put, Some(&to), b"png", LONG, &[]).unwrap();
+        assert_eq!(at_home.recv_timeout(LONG).unwrap().1.header("authorization"), expected);
+    }
+    assert_eq!(own.connections(), 1);
 }
 
 #[test]
@@ -77,11 +91,11 @@ fn nothing_leads_from_elsewhere_to_us() {
 #[test]
 fn another_origin_does_not_see_our_certificate() {
     // Both want to know who we are; the one that is not ours is not told, whichever comes first.
-    let server = || tls::tls_server(tls::server_config(&tls::good_leaf(), true));
+    let server = || tls::tls_server(certs::server_config(&certs::good_leaf(), true));
     for foreign_first in [false, true] {
         let (own, store) = (server(), server());
         let mut config = tls::config(format!("https://127.0.0.1:{}/", own.addr.port()));
-        let me = tls::leaf(&["client.test"], None);
+        let me = certs::leaf(&["client.test"], None);
         config.tls.client_pem = Some((me.pem.into_bytes(), me.key.serialize_pem().into_bytes()));
         let mut client = Client::from(&config);
         for foreign in [foreign_first, !foreign_first] {
@@ -99,7 +113,7 @@ fn another_origin_does_not_see_our_certificate() {
 #[test]
 fn an_http_sink_uploads_over_tls() {
     let (own, _at_home) = listening(OK.into());
-    let leaf = tls::server_config(&tls::good_leaf(), false);
+    let leaf = certs::server_config(&certs::good_leaf(), false);
     let (tell, hear) = channel();
     let store = Server::start(move |_, s| {
         let mut s = StreamOwned::new(ServerConnection::new(leaf.clone()).unwrap(), s);
@@ -109,7 +123,7 @@ fn an_http_sink_uploads_over_tls() {
         }
     });
     let mut config = sink_config(own.url("/"));
-    config.tls.ca_pem = Some(tls::ca().pem().into_bytes());
+    config.tls.ca_pem = Some(certs::ca().pem().into_bytes());
     let mut client = Client::from(&config);
     let to = format!("https://localhost:{}/b", store.addr.port());
     for size in [3 << 20, 1] {

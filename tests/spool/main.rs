@@ -23,10 +23,14 @@ mod forge;
 mod fuzz;
 mod hostile;
 mod kit;
+#[allow(dead_code, reason = "shared with tests/delivery")]
+#[path = "../delivery/langfuse.rs"]
+mod langfuse;
 mod limits;
 mod many;
 mod model;
 mod places;
 mod recovery;
 mod spool;
+mod uploads;
 mod victim;

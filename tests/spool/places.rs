@@ -307,7 +307,7 @@ fn a_limit_of_file_size_ends_no_process() {
 }
 
 /// `false` in the test's own process, which has a tmpfs of 256 KiB to itself at the path given to `body`.
-fn on_small_disk(test: &str, body: impl FnOnce(&Path)) {
+pub fn on_small_disk(test: &str, body: impl FnOnce(&Path)) {
     // Mounts in a namespace of its own end with the process.
     let ways: [&[&str]; 3] = [
         &["unshare", "--mount"],
@@ -328,7 +328,7 @@ fn on_small_disk(test: &str, body: impl FnOnce(&Path)) {
     }
 }
 
-fn mount(at: &Path, options: &std::ffi::CStr, flags: libc::c_ulong) {
+pub fn mount(at: &Path, options: &std::ffi::CStr, flags: libc::c_ulong) {
     let path = CString::new(at.as_os_str().as_bytes()).unwrap();
     let kind = c"tmpfs";
     // SAFETY: C strings all of them; the namespace is this process's own.

@@ -1,5 +1,6 @@
 //! A process of its own with a client in it, that does as it is told until it is killed.
 use crate::host::{Dir, Host};
+use crate::langfuse;
 use crate::spool::event;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -55,6 +56,17 @@ impl Victim {
         assert_eq!(self.ask(&json!({"from": numbers.start, "to": numbers.end, "len": len})), "Ok");
     }
 
+    /// Uploads with this content, each taken.
+    pub fn upload(&mut self, contents: &[&str]) {
+        assert_eq!(self.ask(&json!({"upload": contents})), "Ok");
+    }
+
+    /// Send it a signal.
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: our own child, which was not waited for yet.
+        assert_eq!(unsafe { libc::kill(self.child.id() as libc::pid_t, signal) }, 0);
+    }
+
     pub fn flush(&mut self, ms: u64) -> String {
         self.ask(&json!({"flush": ms}))
     }
@@ -94,6 +106,10 @@ fn victim() {
                 let taken = host.enqueue(event(n, len));
                 status = if status == Status::Ok { taken } else { status };
             }
+        }
+        for content in order["upload"].as_array().into_iter().flatten() {
+            let taken = host.upload(&langfuse::meta(), Some(content.as_str().unwrap().as_bytes()));
+            status = taken.map_or_else(|refused| refused.status, |_| status);
         }
         if let Some(ms) = order["flush"].as_u64() {
             status = host.flush(Duration::from_millis(ms));

@@ -22,7 +22,9 @@ from typing import Any, Callable
 
 from .._encode import _default as stand_in
 
-_DEPTH = 100
+# Of lists and mappings in each other, each of which is up to three messages. Receivers refuse a
+# request, with all that is in it, that has a hundred messages in each other.
+_DEPTH = 16
 _MOST_KEYS = 4096
 _MOST_HEADS = 1024
 

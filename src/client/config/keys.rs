@@ -305,7 +305,7 @@ pub const KEYS: &[Key] = &[
         "67108864",
         (1, 1 << 36),
         "",
-        "Room for uploads (`telemetry_upload`) that wait; with `spool_dir` on disk, else in memory.",
+        "Room for uploads (`telemetry_upload`) that wait, and the size of the largest; with `spool_dir` on disk, else in memory.",
     ),
     object(
         "redact",

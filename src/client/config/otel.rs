@@ -3,7 +3,7 @@
 //! | variable | key |
 //! | --- | --- |
 //! | `OTEL_EXPORTER_OTLP_ENDPOINT` | `endpoint`, with `v1/logs` or `v1/traces` appended to its path |
-//! | `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`, `..._TRACES_ENDPOINT` | `endpoint` as it is; without a path the root |
+//! | `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`, `..._TRACES_ENDPOINT` | `endpoint` as it is, also without a path |
 //! | `..._HEADERS` | `headers`: `name=value,name=value`, values percent-decoded |
 //! | `..._TIMEOUT` | `timeout_ms`, see [`timeout`] |
 //! | `..._COMPRESSION` | `compression` |
@@ -12,12 +12,14 @@
 //! | `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME` | attributes of the resource of plain records |
 //!
 //! Invariants:
-//! - Each has a form for the signal (`OTEL_EXPORTER_OTLP_LOGS_...`), which comes before the general one. An empty variable
-//!   is as if absent.
+//! - Each has a form for the signal (`OTEL_EXPORTER_OTLP_LOGS_...`), which comes before the general one. An empty
+//!   variable is as if absent.
 //! - They are asked only for what neither the JSON nor `TELEMETRY_<KEY>` says, key by key, so that one which is
 //!   meant for somebody else can always be overruled.
-//! - A value is handed on in the form of `TELEMETRY_<KEY>`, and checked as that is. What cannot be understood is an error
-//!   that names the variable: the specification would have it ignored with a warning, which on a server nobody sees.
+//! - A value is handed on in the form of `TELEMETRY_<KEY>`, and checked as that is. What cannot be understood is an
+//!   error that names the variable: the specification would have it ignored with a warning, which on a server nobody
+//!   sees.
+//! - A file has no protocol: for such an endpoint only the attributes are asked for.
 //! - No error shows a header.
 
 use super::ConfigError;

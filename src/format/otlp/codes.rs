@@ -81,7 +81,10 @@ mod tests {
             assert_eq!(take_base64(text.trim_end_matches('=')).unwrap(), bytes);
             assert_eq!(take_base64(&text.replace('+', "-").replace('/', "_")).unwrap(), bytes);
         }
-        for bad in ["Z", "Zg=", "Zm9v=", "Zm9v====", "Zm 9", "Zm9vY", "=", "é"] {
+        for bad in [
+            "Z", "Zm 9", "Zm9vY", "Zm9v
+", "+_", "é",
+        ] {
             assert_eq!(take_base64(bad), None, "{bad}");
         }
     }

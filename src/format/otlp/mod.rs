@@ -1,26 +1,26 @@
 //! OTLP/HTTP: log records to `/v1/logs` or spans to `/v1/traces`, as protobuf or as JSON.
 //!
 //! What an event may be:
-//! - A `LogRecord` or `Span` in OTLP/JSON. A span has `traceId`, `spanId` and `name`; a log record has a key that only those
-//!   have (`timeUnixNano`, `observedTimeUnixNano`, `severityNumber`, a `body` that is an `AnyValue`).
+//! - A `LogRecord` or `Span` in OTLP/JSON. A span has `traceId`, `spanId` and `name`; a log record has a key that only
+//!   those have: `timeUnixNano`, `observedTimeUnixNano`, `severityNumber`, or a `body` that is an `AnyValue`.
 //! - A whole `ExportLogsServiceRequest` or `ExportTraceServiceRequest`, in JSON (with `resourceLogs` or
-//!   `resourceSpans`), or serialized as protobuf if that is the encoding. The latter is not decoded, only looked through:
-//!   requests one behind the other are their merger.
+//!   `resourceSpans`), or serialized as protobuf if that is the encoding. The latter is not decoded, only looked
+//!   through: requests one behind the other are their merger.
 //! - For logs any other JSON object, see [`plain`].
 //!
 //! Records of the first and the last sort get our resource and scope (kind 0); requests bring their own (kind 1).
 //!
 //! Invariants:
-//! - JSON is read strictly whatever the encoding, and written anew: a receiver refuses a request as a whole, so no event of
-//!   ours may have what a receiver stumbles over. See [`read`].
-//! - A record is changed in nothing that it has itself. A log record that has no `observedTimeUnixNano` gets the time of
-//!   enqueue, and each log record without an attribute [`EVENT_ID`] gets the queue's id there: OTLP knows no ids, and
-//!   the request whose answer was lost is sent again. A span has its own.
+//! - JSON is read strictly whatever the encoding, and written anew: a receiver refuses a request as a whole, so no
+//!   event of ours may have what a receiver stumbles over. See [`read`] and [`wire`].
+//! - A record is changed in nothing that it has itself. A log record that has no `observedTimeUnixNano` gets the time
+//!   of enqueue, and each log record without an attribute [`EVENT_ID`] gets the queue's id there: OTLP knows no ids,
+//!   and a request whose answer was lost is sent again. A span has its own.
 //! - Nothing is sent that has no records.
 //!
-//! The service's promise (opentelemetry-proto, `docs/specification.md`): 200 took everything but what `partialSuccess` counts,
-//! which is never sent again; 429, 502, 503 and 504 are for later, all other errors final. Ours: 413 is halved, and
-//! 401 and 403 stop sending without a loss.
+//! The service's promise (opentelemetry-proto, `docs/specification.md`): 200 took everything but what
+//! `partialSuccess` counts, which is never sent again; 429, 502, 503 and 504 are for later, all other errors final.
+//! Ours: 413 is halved, and 401 and 403 stop sending without a loss.
 
 mod answer;
 mod any;
@@ -315,8 +315,8 @@ impl Format for Otlp {
 }
 
 impl Otlp {
-    /// A partial success counts records. An event is one, unless it is a request: then nobody knows how many events that
-    /// is, so each record counts as an event, at most all, and the text says the true number.
+    /// A partial success counts records. An event is one, unless it is a request: then nobody knows how many events
+    /// that is, so each record counts as an event, at most all, and the text says the true number.
     fn counted(&self, partial: answer::Partial, sent: &Sent<'_>) -> Verdict {
         let answer::Partial { rejected, message } = partial;
         let why = match (sent.kind, rejected) {

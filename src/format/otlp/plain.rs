@@ -1,21 +1,22 @@
 //! Any JSON object as a log record.
 //!
-//! The first of these that the object has, with a value that fits, goes where the table says. Everything else, values that
-//! do not fit among it, is an attribute under its own name.
+//! The first member of a row that the object has, with a value that fits, goes where the table says. Everything else,
+//! values that do not fit among it, is an attribute under its own name.
 //!
 //! | member | fits | becomes |
 //! | --- | --- | --- |
-//! | `timestamp` | a time of RFC 3339 or ISO 8601, UTC where it has no offset | `timeUnixNano`; without one it is the time of enqueue |
-//! | `severity_text`, `severity`, `level` | a string that is not empty | `severityText` as it is, `severityNumber` by [`severity`] |
+//! | `timestamp` | a time of RFC 3339 or ISO 8601 | `timeUnixNano`; without one it is the time of enqueue |
+//! | `severity_text`, `severity`, `level` | a string | `severityText` as it is, and its number, see [`severity`] |
 //! | `message`, `msg`, `body` | anything but null | `body` |
-//! | `event`, `name` | a string that is not empty | `eventName` |
+//! | `event`, `name` | a string | `eventName` |
 //! | `trace_id`, `traceId` | 32 hexadecimal digits | `traceId` |
 //! | `span_id`, `spanId` | 16 hexadecimal digits | `spanId` |
 //! | `id` | a string or a number | the attribute [`EVENT_ID`], unless the object has a member of that name |
 //!
-//! A number as a level stays an attribute: loggers do not agree what 30 is. Objects become key-value lists and arrays
-//! arrays; a member that is null is not there, a null within a value is an empty one. Integers beyond 64 bits signed
-//! become strings (beyond unsigned ones doubles, as everywhere in JSON). `observedTimeUnixNano` is the time of enqueue.
+//! No empty string fits. A time without an offset is UTC. A number as a level stays an attribute: loggers do not agree
+//! what 30 is. Objects become key-value lists and arrays arrays; a member that is null is not there, a null within a
+//! value is an empty one. Integers beyond 64 bits with a sign become strings (beyond those without one doubles, as
+//! everywhere in JSON). `observedTimeUnixNano` is the time of enqueue.
 
 use super::members::{Members, string};
 use super::read::Reader;

@@ -1,8 +1,8 @@
 //! Requests that come serialized: looked through, not decoded.
 //!
-//! Invariant: what passes is taken by every decoder: lengths meet, known fields have their wire type, texts are UTF-8, ids
-//! have their length, and nothing is nested deeper than decoders go. A merged request is refused as a whole, so one
-//! event that is damaged would cost all others in it.
+//! Invariant: what passes is taken by every decoder: lengths meet, known fields have their wire type, texts are UTF-8,
+//! ids have their length, and nothing is nested deeper than decoders go. A merged request is refused as a whole, so
+//! one event that is damaged would cost all others in it.
 
 use super::Signal;
 use super::schema::{Field, Kind, Message};

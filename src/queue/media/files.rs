@@ -1,100 +1,149 @@
-//! Uploads in a spool's directory: `<time>-<random>.media`.
+//! Uploads in a spool's directory, one file each ([`MediaName`]).
 //!
 //! Invariants:
-//! - A file has its name only when it is whole; it is removed when it is done with, by whoever had its record lock.
-//! - The lock is the process's ([`files::lock`]): it goes with its death, and then any process of the directory may take the
-//!   file. Two clients of one process do not see each other's; what both send is the same content under the same id.
+//! - A file has its name only when it is whole, and is removed when it is done with.
+//! - It is for the client that wrote it while that one's process lives, and then for any process of the directory: the rule is
+//!   the segments' ([`may_take`]). Whoever delivers it has its record lock, which goes with his death.
+//! - A client that is shut leaves its files to whoever comes, by their names.
+//! - Whoever writes holds signals back: a fork in the middle would have two processes write into one file.
 
-use super::image::Image;
+use super::image::{Image, footprint};
 use crate::platform::entropy;
 use crate::platform::files::{self, Guarded, give_name};
+use crate::platform::identity::Identity;
 use crate::platform::sockets::{FileTable, Ticket};
-use crate::queue::spool::directory::Directory;
+use crate::queue::spool::claim::may_take;
+use crate::queue::spool::directory::{Directory, Listing};
+use crate::queue::spool::names::MediaName;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-const SUFFIX: &str = ".media";
-
-/// Whether that is the name of an upload.
-pub fn is_media(name: &str) -> bool {
-    let Some((time, random)) = name.strip_suffix(SUFFIX).and_then(|stem| stem.split_once('-')) else {
-        return false;
-    };
-    [time, random].iter().all(|part| part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+/// A spool's directory, as one client in one process sees it.
+pub struct Shelf {
+    /// Where.
+    pub dir: Directory,
+    /// The descriptors that children close.
+    pub table: Arc<FileTable>,
+    /// This process.
+    pub me: Identity,
+    /// This client in this process.
+    pub generation: u64,
 }
 
-/// Write one, after `sync` also to the disk.
-pub fn write(dir: &Directory, image: &Image, sync: bool) -> io::Result<()> {
-    let name = format!("{:016x}-{:016x}{SUFFIX}", image.time_ns() / 1_000_000, entropy::random_u64());
-    let nameless = dir.create_nameless();
-    let file = match &nameless {
-        Ok(file) => file,
-        // This file system has no files without names: a name that nobody takes for an upload.
-        Err(_) => return write_and_rename(dir, image, &name, sync),
-    };
-    fill(file, image, sync)?;
-    give_name(file.get()?, &dir.file(&name))?;
-    if sync { dir.sync() } else { Ok(()) }
+/// What the uploads in a directory take of its disk.
+pub fn room_taken(listing: &Listing) -> u64 {
+    listing.media.iter().map(|(_, len)| footprint(*len)).fold(0, u64::saturating_add)
 }
 
-fn write_and_rename(dir: &Directory, image: &Image, name: &str, sync: bool) -> io::Result<()> {
-    let draft = format!("{name}.bad");
-    let file = dir.create(&draft)?;
-    let named = fill(&file, image, sync).and_then(|()| std::fs::rename(dir.file(&draft), dir.file(name)));
-    if named.is_err() {
-        let _ = dir.remove(&draft);
-    }
-    named?;
-    if sync { dir.sync() } else { Ok(()) }
-}
-
-fn fill(file: &Guarded, image: &Image, sync: bool) -> io::Result<()> {
-    files::allocate(file.get()?, image.len().unwrap_or(0) as u64)?;
-    image.write_to(file.get()?)?;
-    if sync { file.get()?.sync_data() } else { Ok(()) }
-}
-
-/// One that this process has taken on.
+/// One that this process is to deliver.
 pub struct Held {
-    name: String,
+    name: MediaName,
     file: Guarded,
     ticket: Ticket,
     table: Arc<FileTable>,
 }
 
-/// Take one on, if no other process has. `None`: it is another's, it is gone, or it cannot be read and was set aside.
-pub fn take(dir: &Directory, name: &str, table: &Arc<FileTable>) -> io::Result<Option<(Held, Image)>> {
-    let file = match dir.open(name) {
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let Some(ticket) = table.note(file.get()?.as_raw_fd()) else { return Ok(None) };
-    let held = Held { name: name.to_string(), file, ticket, table: table.clone() };
-    let inner = held.file.get()?;
-    // Without a name it was done with between our look at the directory and now.
-    if !files::lock(inner.as_raw_fd())? || inner.metadata()?.nlink() == 0 {
-        return Ok(None);
-    }
-    match Image::read_from(inner)? {
-        Some(image) => Ok(Some((held, image))),
-        None => {
-            dir.quarantine(name)?;
-            Err(io::Error::new(io::ErrorKind::InvalidData, "it is damaged and was set aside"))
+impl Shelf {
+    /// Write one; with `sync` also to the disk.
+    pub fn write(&self, image: &Image, sync: bool) -> io::Result<()> {
+        let (created_ms, random) = (image.time_ns() / 1_000_000, entropy::random_u64());
+        let name =
+            MediaName { created_ms, generation: self.generation, random, holder: Some(self.me) }.text();
+        let nameless = self.dir.create_nameless();
+        let named = nameless.and_then(|file| {
+            self.fill(&file, image, sync)?;
+            give_name(file.get()?, &self.dir.file(&name))
+        });
+        match named {
+            // No file system gets larger by a second try.
+            Err(why) if why.kind() != io::ErrorKind::StorageFull => self.write_draft(image, &name, sync)?,
+            named => named?,
         }
+        if sync { self.dir.sync().inspect_err(|_| drop(self.dir.remove(&name))) } else { Ok(()) }
+    }
+
+    /// Where there are no files without a name: under one that nobody takes for an upload, and that is tidied away.
+    fn write_draft(&self, image: &Image, name: &str, sync: bool) -> io::Result<()> {
+        let draft = format!("{name}.bad");
+        let file = self.dir.create(&draft)?;
+        let filled = self.fill(&file, image, sync);
+        let named = filled.and_then(|()| std::fs::rename(self.dir.file(&draft), self.dir.file(name)));
+        named.inspect_err(|_| drop(self.dir.remove(&draft)))
+    }
+
+    fn fill(&self, file: &Guarded, image: &Image, sync: bool) -> io::Result<()> {
+        // A child would hold the room of a file that is removed here.
+        let ticket = self.table.note(file.get()?.as_raw_fd());
+        let fill = || {
+            files::allocate(file.get()?, image.len() as u64)?;
+            image.write_to(file.get()?)?;
+            if sync { file.get()?.sync_data() } else { Ok(()) }
+        };
+        let filled = fill();
+        ticket.inspect(|ticket| self.table.forget(*ticket));
+        filled
+    }
+
+    /// Whether it was written by this client.
+    pub fn is_own(&self, name: &MediaName) -> bool {
+        name.generation == self.generation
+    }
+
+    /// Whether it is for us to deliver, as far as its name tells.
+    pub fn may_take(&self, name: &MediaName) -> bool {
+        self.is_own(name) || may_take(name.holder.as_ref(), &self.me)
+    }
+
+    /// Take one on. `None`: it is another's, or it is gone. Data that is invalid was set aside.
+    pub fn take(&self, name: &MediaName) -> io::Result<Option<(Held, Image)>> {
+        if !self.may_take(name) {
+            return Ok(None);
+        }
+        let text = name.text();
+        let file = match self.dir.open(&text) {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let Some(ticket) = self.table.note(file.get()?.as_raw_fd()) else { return Ok(None) };
+        let held = Held { name: *name, file, ticket, table: self.table.clone() };
+        let inner = held.file.get()?;
+        // Without a name it was done with between our look at the directory and now.
+        if !files::lock(inner.as_raw_fd())? || inner.metadata()?.nlink() == 0 {
+            return Ok(None);
+        }
+        if let Some(image) = Image::read_from(inner)? {
+            return Ok(Some((held, image)));
+        }
+        match self.dir.quarantine(&text) {
+            // Somebody was faster.
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(why) => Err(why),
+            Ok(()) => Err(io::Error::new(io::ErrorKind::InvalidData, "it is damaged and was set aside")),
+        }
+    }
+
+    /// This client's files are for whoever comes.
+    pub fn leave(&self) -> io::Result<()> {
+        for (name, _) in self.dir.list()?.media {
+            if self.is_own(&name) && name.holder.is_some() {
+                let released = MediaName { holder: None, ..name };
+                std::fs::rename(self.dir.file(&name.text()), self.dir.file(&released.text()))?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Held {
-    /// It is done with.
-    pub fn remove(self, dir: &Directory) {
-        // One that cannot be removed is found again, and known to the server by then.
-        let _ = dir.remove(&self.name);
+    /// It is done with. One that cannot be removed is found again, and known to the server by then.
+    pub fn remove(self, dir: &Directory) -> io::Result<()> {
+        dir.remove(&self.name.text())
     }
 
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &MediaName {
         &self.name
     }
 }
@@ -110,38 +159,59 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    #[test]
-    fn one_is_written_found_and_taken() {
-        let root = format!("/tmp/libtelemetry-{}-media", std::process::id());
+    fn fresh(name: &str) -> (Shelf, String) {
+        let root = format!("/tmp/libtelemetry-{}-media-{name}", std::process::id());
         let dir = Directory::new(Path::new(&root), "spool");
         dir.enter().unwrap();
-        let mut image = Image::new(3).unwrap();
+        (Shelf { dir, table: Arc::new(FileTable::new()), me: Identity::mine(), generation: 7 }, root)
+    }
+
+    fn image() -> Image {
+        let mut image = Image::new(3, true).unwrap();
         image.data_mut().copy_from_slice(b"abc");
         image.seal(b"{}", 5_000_000);
-        write(&dir, &image, true).unwrap();
-        write_and_rename(&dir, &image, "0000000000000006-0000000000000001.media", false).unwrap();
-        let listed = dir.list().unwrap();
-        assert_eq!((listed.media.len(), &listed.others), (2, &vec![]));
-        assert!(listed.media[0].0.starts_with("0000000000000005-") && is_media(&listed.media[0].0));
-        let table = Arc::new(FileTable::new());
+        image
+    }
+
+    #[test]
+    fn one_is_written_found_and_taken_once() {
+        let (shelf, root) = fresh("life");
+        shelf.write(&image(), true).unwrap();
+        let name = MediaName { created_ms: 6, generation: 7, random: 1, holder: Some(shelf.me) };
+        shelf.write_draft(&image(), &name.text(), false).unwrap();
+        let listed = shelf.dir.list().unwrap();
+        assert_eq!((listed.media.len(), &listed.others, room_taken(&listed)), (2, &vec![], 8192));
+        assert_eq!((listed.media[0].0.created_ms, listed.media[1].0), (5, name));
         for (name, len) in &listed.media {
-            let (held, image) = take(&dir, name, &table).unwrap().unwrap();
-            assert_eq!((image.data(), image.len()), (&b"abc"[..], Some(*len as usize)));
-            held.remove(&dir);
-            assert!(take(&dir, name, &table).unwrap().is_none(), "gone");
+            let (held, image) = shelf.take(name).unwrap().unwrap();
+            assert_eq!((image.data(), image.len() as u64, held.name()), (&b"abc"[..], *len, name));
+            held.remove(&shelf.dir).unwrap();
+            assert!(shelf.take(name).unwrap().is_none(), "gone");
         }
-        assert_eq!(table.noted(), 0);
-        let bad = "0000000000000006-0000000000000002.media";
-        std::fs::write(dir.file(bad), "nonsense").unwrap();
-        assert!(take(&dir, bad, &table).is_err());
-        assert!(dir.list().unwrap().media.is_empty());
+        assert_eq!(shelf.table.noted(), 0);
+        std::fs::write(shelf.dir.file(&name.text()), "nonsense").unwrap();
+        assert_eq!(shelf.take(&name).err().unwrap().kind(), io::ErrorKind::InvalidData);
+        let listed = shelf.dir.list().unwrap();
+        assert_eq!((listed.media.len(), listed.others), (0, vec![format!("{}.bad", name.text())]));
         std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
-    fn other_names_are_not_uploads() {
-        for odd in ["", ".media", "1-2.media", "x000000000000005-0000000000000001.media", "a.seg"] {
-            assert!(!is_media(odd), "{odd}");
-        }
+    fn it_is_its_clients_until_that_is_shut_or_dead() {
+        let (shelf, root) = fresh("owner");
+        shelf.write(&image(), false).unwrap();
+        let name = shelf.dir.list().unwrap().media[0].0;
+        let other = Shelf { dir: shelf.dir.clone(), generation: 8, table: shelf.table.clone(), me: shelf.me };
+        assert!(other.take(&name).unwrap().is_none(), "its client lives");
+        let dead = Identity { start: shelf.me.start - 1, ..shelf.me };
+        assert!(other.may_take(&MediaName { holder: Some(dead), ..name }));
+        other.leave().unwrap();
+        assert_eq!(shelf.dir.list().unwrap().media[0].0, name, "it is not the other's to leave");
+        shelf.leave().unwrap();
+        let name = shelf.dir.list().unwrap().media[0].0;
+        assert_eq!(name.holder, None);
+        let (held, _) = other.take(&name).unwrap().unwrap();
+        held.remove(&other.dir).unwrap();
+        std::fs::remove_dir_all(root).unwrap();
     }
 }

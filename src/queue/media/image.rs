@@ -4,8 +4,10 @@
 //!   header 64 | data | note        header: magic, next, data length, note length, time, CRC32C of all but `next`
 //! ```
 //!
-//! Invariant: an image that [`Image::is_whole`] holds the data and the note that were sealed. Blank memory, as a forked child
-//! finds it, and a file that somebody damaged are not whole.
+//! Invariants:
+//! - An image that was sealed is not changed any more, but for the word `next`, which is no part of it.
+//! - What is read from a file is what was sealed, or nothing: the check is over all of it. The file's length is believed only
+//!   when its header says the same, so that a damaged one costs no memory.
 
 use crate::platform::mmap::Mapping;
 use std::fs::File;
@@ -18,6 +20,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"TLMEDIA1");
 /// Longest note.
 pub const MAX_NOTE: usize = 64 << 10;
 
+/// Memory and disks come in pieces of this size.
+const PAGE: u64 = 4096;
+
 /// Places of the header's words.
 const NEXT: usize = 1;
 const DATA: usize = 2;
@@ -25,57 +30,58 @@ const NOTE: usize = 3;
 const TIME: usize = 4;
 const CRC: usize = 5;
 
+/// What so many bytes take of a memory or a disk.
+pub fn footprint(len: u64) -> u64 {
+    len.saturating_add(PAGE - 1) / PAGE * PAGE
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Image {
     memory: Mapping,
+    /// Bytes of data; in the header, too, which is blank in a child that returns into its parent's call.
+    data: usize,
 }
 
 impl Image {
-    /// Room for so many bytes of data, blank, in memory that a forked child finds blank.
-    pub fn new(data: usize) -> io::Result<Image> {
+    /// Room for so many bytes of data, blank, in memory that a forked child finds blank. Where that cannot be, or shall
+    /// not (`try_wipe`), a child has a copy that it never looks at.
+    pub fn new(data: usize, try_wipe: bool) -> io::Result<Image> {
         let len = HEADER.checked_add(data).and_then(|n| n.checked_add(MAX_NOTE));
-        let image = Image { memory: Mapping::anonymous(len.ok_or(io::ErrorKind::OutOfMemory)?)? };
-        // Where the kernel cannot wipe, a child has a copy that it never looks at.
-        image.memory.wipe_on_fork();
+        let image = Image { memory: Mapping::anonymous(len.ok_or(io::ErrorKind::OutOfMemory)?)?, data };
+        if try_wipe {
+            image.memory.wipe_on_fork();
+        }
         image.word(DATA).store(data as u64, Ordering::Relaxed);
         Ok(image)
     }
 
     /// The data, to be filled in before it is sealed.
     pub fn data_mut(&mut self) -> &mut [u8] {
-        let len = self.data_len();
         // SAFETY: within the mapping, which is ours alone while it is not pushed, as `&mut self` says.
-        unsafe { std::slice::from_raw_parts_mut((self.memory.addr() + HEADER) as *mut u8, len) }
+        unsafe { std::slice::from_raw_parts_mut((self.memory.addr() + HEADER) as *mut u8, self.data) }
     }
 
-    /// Add the note, at most [`MAX_NOTE`] bytes, and the time in nanoseconds since 1970. From now on it is whole.
+    /// Add the note, at most [`MAX_NOTE`] bytes, and the time in nanoseconds since 1970. From now on it stays as it is.
     pub fn seal(&mut self, note: &[u8], time_ns: u64) {
         let note = note.get(..MAX_NOTE).unwrap_or(note);
-        let start = self.memory.addr() + HEADER + self.data_len();
+        let start = self.memory.addr() + HEADER + self.data;
         // SAFETY: behind the data there is room for the longest note, and it is ours alone.
         unsafe { std::slice::from_raw_parts_mut(start as *mut u8, note.len()) }.copy_from_slice(note);
         self.word(NOTE).store(note.len() as u64, Ordering::Relaxed);
         self.word(TIME).store(time_ns, Ordering::Relaxed);
         self.word(CRC).store(self.check(), Ordering::Relaxed);
-        self.word(0).store(MAGIC, Ordering::Release);
-    }
-
-    /// Whether it was sealed and not damaged.
-    pub fn is_whole(&self) -> bool {
-        self.word(0).load(Ordering::Acquire) == MAGIC
-            && self.len().is_some_and(|len| len <= self.memory.len())
-            && self.word(CRC).load(Ordering::Relaxed) == self.check()
+        self.word(0).store(MAGIC, Ordering::Relaxed);
     }
 
     /// The data.
     pub fn data(&self) -> &[u8] {
-        self.part(HEADER, self.data_len())
+        self.part(HEADER, self.data)
     }
 
     /// The note.
     pub fn note(&self) -> &[u8] {
-        self.part(HEADER + self.data_len(), self.word(NOTE).load(Ordering::Relaxed) as usize)
+        self.part(HEADER + self.data, self.word(NOTE).load(Ordering::Relaxed) as usize)
     }
 
     /// When it was made, in nanoseconds since 1970.
@@ -83,11 +89,9 @@ impl Image {
         self.word(TIME).load(Ordering::Relaxed)
     }
 
-    /// Bytes of all of it; `None` if its header is nonsense.
-    pub fn len(&self) -> Option<usize> {
-        let (data, note) = (self.word(DATA).load(Ordering::Relaxed), self.word(NOTE).load(Ordering::Relaxed));
-        let note = usize::try_from(note).ok().filter(|len| *len <= MAX_NOTE)?;
-        HEADER.checked_add(usize::try_from(data).ok()?)?.checked_add(note)
+    /// Bytes of all of it.
+    pub fn len(&self) -> usize {
+        HEADER + self.data + self.word(NOTE).load(Ordering::Relaxed) as usize
     }
 
     /// Never: it has a header.
@@ -97,49 +101,54 @@ impl Image {
 
     /// Write it into a new file.
     pub fn write_to(&self, file: &File) -> io::Result<()> {
-        file.write_all_at(self.part(0, self.len().unwrap_or(0)), 0)
+        file.write_all_at(self.part(0, self.len()), 0)
     }
 
-    /// Read one from its file. `None`: it is not whole.
+    /// Read one from its file. `None`: it is not what was sealed.
     pub fn read_from(file: &File) -> io::Result<Option<Image>> {
-        let len = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        if len < HEADER {
+        let mut head = [0; HEADER];
+        match read_all(file, &mut head)? {
+            Some(()) if says(&head, 0) == MAGIC && says(&head, NOTE) <= MAX_NOTE as u64 => {}
+            _ => return Ok(None),
+        }
+        let said = says(&head, DATA).checked_add(says(&head, NOTE) + HEADER as u64);
+        if said != Some(file.metadata()?.len()) {
             return Ok(None);
         }
-        let image = Image { memory: Mapping::anonymous(len)? };
+        let len = said.and_then(|len| usize::try_from(len).ok()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let image = Image { memory: Mapping::anonymous(len)?, data: says(&head, DATA) as usize };
         image.memory.wipe_on_fork();
         // SAFETY: the whole of a mapping that nobody else knows.
         let all = unsafe { std::slice::from_raw_parts_mut(image.memory.addr() as *mut u8, len) };
-        match file.read_exact_at(all, 0) {
-            Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            done => done?,
-        }
-        Ok((image.len() == Some(len) && image.is_whole()).then_some(image))
+        let there = read_all(file, all)?.is_some();
+        let same = there && all.get(..HEADER) == Some(&head[..]);
+        Ok((same && image.word(CRC).load(Ordering::Relaxed) == image.check()).then_some(image))
     }
 
-    /// Give the memory away, by its address.
-    pub(super) fn into_address(self) -> usize {
-        self.memory.leak()
+    /// Where it is.
+    pub(super) fn address(&self) -> u64 {
+        self.memory.addr() as u64
+    }
+
+    /// From now on it belongs to whoever was told its address.
+    pub(super) fn give_away(self) {
+        self.memory.leak();
     }
 
     /// # Safety
-    /// `address` is from [`Image::into_address`], and nobody else has it.
+    /// `address` is that of an image of [`Image::new`] that was, or is just about to be, given away ([`Image::give_away`]), and
+    /// nobody else has it.
     pub(super) unsafe fn from_address(address: usize) -> Image {
-        // SAFETY: by the caller's promise the header is there; a blank one says 0 bytes of data, and then the mapping
-        // that is given back is too short, never too long.
+        // SAFETY: by the caller's promise the header is there.
         let data = unsafe { (*((address + DATA * 8) as *const AtomicU64)).load(Ordering::Relaxed) };
-        let len = HEADER + data as usize + MAX_NOTE;
+        let data = data as usize;
         // SAFETY: by the caller's promise it is the mapping that `new` made, of this length.
-        Image { memory: unsafe { Mapping::from_leaked(address, len) } }
+        Image { memory: unsafe { Mapping::from_leaked(address, HEADER + data + MAX_NOTE) }, data }
     }
 
     /// The link to the image below it in the stack.
     pub(super) fn next(&self) -> &AtomicU64 {
         self.word(NEXT)
-    }
-
-    fn data_len(&self) -> usize {
-        self.word(DATA).load(Ordering::Relaxed) as usize
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {
@@ -161,16 +170,35 @@ impl Image {
     }
 }
 
+/// A word of a header.
+fn says(head: &[u8; HEADER], at: usize) -> u64 {
+    let bytes = head.get(at * 8..at * 8 + 8).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_ne_bytes)
+}
+
+/// Fill `buffer` from the file's start. `None`: the file is shorter.
+fn read_all(file: &File, buffer: &mut [u8]) -> io::Result<Option<()>> {
+    match file.read_exact_at(buffer, 0) {
+        Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        done => done.map(Some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn image(data: &[u8]) -> Image {
-        let mut image = Image::new(data.len()).unwrap();
-        assert!(!image.is_whole());
+        let mut image = Image::new(data.len(), true).unwrap();
         image.data_mut().copy_from_slice(data);
         image.seal(b"{}", 7);
         image
+    }
+
+    #[test]
+    fn a_byte_takes_a_page() {
+        let sizes = [0, 1, 4096, 4097].map(footprint);
+        assert_eq!((sizes, footprint(u64::MAX) > 1 << 60), ([0, 4096, 4096, 8192], true));
     }
 
     #[test]
@@ -178,7 +206,7 @@ mod tests {
         let path = format!("/tmp/libtelemetry-{}-image", std::process::id());
         for data in [&b"x"[..], &vec![9; 100_000]] {
             let written = image(data);
-            assert!(written.is_whole());
+            assert_eq!(written.len(), HEADER + data.len() + 2);
             let mut how = File::options();
             let file = how.read(true).write(true).create(true).truncate(true).open(&path).unwrap();
             written.write_to(&file).unwrap();
@@ -199,6 +227,9 @@ mod tests {
             }
             file.set_len(len + 1).unwrap();
             assert!(Image::read_from(&file).unwrap().is_none(), "longer");
+            // A length that is nobody's costs no memory.
+            file.set_len(1 << 40).unwrap();
+            assert!(Image::read_from(&file).unwrap().is_none(), "much longer");
         }
         std::fs::remove_file(path).unwrap();
     }

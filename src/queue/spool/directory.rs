@@ -6,7 +6,7 @@
 //! - Looked at anew by each process, with its own user: a server changes its user between open and fork.
 //! - Nothing here follows a symlink in the last component, and every descriptor is closed by `exec`.
 
-use super::names::{Name, Stem, parse};
+use super::names::{MediaName, Name, Stem, parse};
 use crate::platform::files::{Guarded, NAMELESS, names_in};
 use crate::platform::identity::Identity;
 use crate::platform::process;
@@ -52,7 +52,7 @@ pub struct Listing {
     /// Segments, in order, with their sizes.
     pub segments: BTreeMap<Stem, Vec<(u32, u64)>>,
     /// Uploads, the oldest first, with their sizes.
-    pub media: Vec<(String, u64)>,
+    pub media: Vec<(MediaName, u64)>,
     /// Files that were set aside, and files with names of nobody's.
     pub others: Vec<String>,
 }
@@ -168,15 +168,15 @@ impl Directory {
                     let len = fs::symlink_metadata(self.file(&name)).map_or(0, |m| m.len());
                     found.segments.entry(stem).or_default().push((number, len));
                 }
-                Some(Name::Media) => {
+                Some(Name::Media(media)) => {
                     let len = fs::symlink_metadata(self.file(&name)).map_or(0, |m| m.len());
-                    found.media.push((name, len));
+                    found.media.push((media, len));
                 }
                 Some(Name::Bad) | None => found.others.push(name),
             }
         }
         found.segments.values_mut().for_each(|numbers| numbers.sort_unstable());
-        found.media.sort_unstable();
+        found.media.sort_unstable_by_key(|(name, _)| (name.created_ms, name.generation, name.random));
         found.others.sort_unstable();
         Ok(found)
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!   <stem>@<holder>.own        one for each process and client: its lock is the proof of life
 //!   <stem>-<number>.seg        a segment
-//!   <segment>.bad              a segment nobody can read, kept for a while
+//!   <upload>@<holder>.media    an upload: unix milliseconds - generation - random number
+//!   <name>.bad                 a segment or an upload nobody can read, kept for a while
 //!   stem   = boot id - unix milliseconds - nonce
 //!   holder = boot id - pid namespace - pid - start time - image, or "none" when it was released
 //! ```
@@ -14,7 +15,6 @@
 //! - A name that does not parse is nobody's: it is left alone.
 
 use crate::platform::identity::Identity;
-use crate::queue::media::files::is_media;
 
 /// A generation's files: older stems sort first (after the boot id, which is the same but for restarts).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,9 +35,37 @@ pub enum Name {
     /// A segment.
     Segment(Stem, u32),
     /// An upload.
-    Media,
+    Media(MediaName),
     /// A file that was set aside.
     Bad,
+}
+
+/// What an upload's name says. Older ones sort first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MediaName {
+    /// When it was taken, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Who took it: a client in a process.
+    pub generation: u64,
+    /// Tells it from others of that millisecond.
+    pub random: u64,
+    /// The process that is to deliver it, while that lives; `None` if it left it to whoever comes.
+    pub holder: Option<Identity>,
+}
+
+impl MediaName {
+    /// As it stands in the directory.
+    pub fn text(&self) -> String {
+        let holder = holder_text(self.holder.as_ref());
+        format!("{:016x}-{:016x}-{:016x}@{holder}.media", self.created_ms, self.generation, self.random)
+    }
+}
+
+fn holder_text(holder: Option<&Identity>) -> String {
+    match holder {
+        Some(h) => format!("{:016x}-{:x}-{}-{}-{:016x}", h.boot, h.pid_ns, h.pid, h.start, h.image),
+        None => "none".into(),
+    }
 }
 
 impl Stem {
@@ -54,11 +82,7 @@ impl Stem {
 
     /// The own file's name.
     pub fn own(&self, holder: Option<&Identity>) -> String {
-        let holder = match holder {
-            Some(h) => format!("{:016x}-{:x}-{}-{}-{:016x}", h.boot, h.pid_ns, h.pid, h.start, h.image),
-            None => "none".into(),
-        };
-        format!("{}@{holder}.own", self.text())
+        format!("{}@{}.own", self.text(), holder_text(holder))
     }
 
     /// A segment's name.
@@ -73,7 +97,8 @@ pub fn parse(name: &str) -> Option<Name> {
     let written = match &parsed {
         Name::Own(stem, holder) => stem.own(holder.as_ref()),
         Name::Segment(stem, number) => stem.segment(*number),
-        Name::Media | Name::Bad => return Some(parsed),
+        Name::Media(media) => media.text(),
+        Name::Bad => return Some(parsed),
     };
     (written == name).then_some(parsed)
 }
@@ -81,31 +106,37 @@ pub fn parse(name: &str) -> Option<Name> {
 fn parse_any(name: &str) -> Option<Name> {
     if let Some(rest) = name.strip_suffix(".bad") {
         let probe = rest.strip_suffix(".probe").and_then(Stem::parse);
-        let ours = probe.is_some() || matches!(parse_any(rest), Some(Name::Segment(..) | Name::Media));
+        let ours = probe.is_some() || matches!(parse_any(rest), Some(Name::Segment(..) | Name::Media(_)));
         return ours.then_some(Name::Bad);
     }
     if let Some(rest) = name.strip_suffix(".own") {
         let (stem, holder) = rest.split_once('@')?;
-        let holder = if holder == "none" { None } else { Some(identity(holder)?) };
-        return Some(Name::Own(Stem::parse(stem)?, holder));
+        return Some(Name::Own(Stem::parse(stem)?, holder_of(holder)?));
     }
-    if is_media(name) {
-        return Some(Name::Media);
+    if let Some(rest) = name.strip_suffix(".media") {
+        let (upload, holder) = rest.split_once('@')?;
+        let mut parts = upload.split('-').map(hex);
+        let (created_ms, generation, random) = (parts.next()??, parts.next()??, parts.next()??);
+        let media = MediaName { created_ms, generation, random, holder: holder_of(holder)? };
+        return parts.next().is_none().then_some(Name::Media(media));
     }
     let (stem, number) = name.strip_suffix(".seg")?.rsplit_once('-')?;
     Some(Name::Segment(Stem::parse(stem)?, u32::try_from(hex(number)?).ok()?))
 }
 
-fn identity(text: &str) -> Option<Identity> {
+fn holder_of(text: &str) -> Option<Option<Identity>> {
+    if text == "none" {
+        return Some(None);
+    }
     let parts: Vec<&str> = text.split('-').collect();
     let [boot, pid_ns, pid, start, image] = parts.as_slice() else { return None };
-    Some(Identity {
+    Some(Some(Identity {
         boot: hex(boot)?,
         pid_ns: hex(pid_ns)?,
         pid: pid.parse().ok()?,
         start: start.parse().ok()?,
         image: hex(image)?,
-    })
+    }))
 }
 
 fn hex(text: &str) -> Option<u64> {
@@ -127,6 +158,13 @@ mod tests {
         assert_eq!(parse(&format!("{}.bad", stem.segment(1))), Some(Name::Bad));
         assert_eq!(parse(&format!("{}.probe.bad", stem.text())), Some(Name::Bad));
         assert_eq!(parse("x.bad"), None);
+        for holder in [None, Some(holder)] {
+            let media = MediaName { created_ms: 5, generation: u64::MAX, random: 1, holder };
+            assert_eq!(parse(&media.text()), Some(Name::Media(media)));
+            assert_eq!(parse(&format!("{}.bad", media.text())), Some(Name::Bad));
+            let later = MediaName { created_ms: 16, generation: 0, ..media };
+            assert!(media.text() < later.text());
+        }
         for odd in [
             "",
             ".own",
@@ -137,6 +175,12 @@ mod tests {
             "1-2-3-+5.seg",
             "1-2-3-4-5.seg",
             "1-2-3-00000001.seg",
+            ".media",
+            "1-2-3@none.media",
+            "0000000000000001-0000000000000002-0000000000000003.media",
+            "0000000000000001-0000000000000002-0000000000000003-0000000000000004@none.media",
+            "0000000000000001-0000000000000002-000000000000000G@none.media",
+            "0000000000000001-0000000000000002-000000000000000A@none.media",
         ] {
             assert_eq!(parse(odd), None, "{odd}");
         }

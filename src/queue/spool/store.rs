@@ -22,6 +22,7 @@ use crate::platform::sockets::FileTable;
 use crate::platform::tidlock::TidLock;
 use crate::platform::{clock, files};
 use crate::queue::log::{Log, Seen};
+use crate::queue::media::files::Shelf;
 use crate::queue::record::{Position, split};
 use crate::queue::segment::{SEGMENT_HEADER, Slot};
 use std::io;
@@ -47,6 +48,14 @@ pub struct Spec {
     pub memory_segments: u32,
     /// The own files' descriptors, for children to close.
     pub table: Arc<FileTable>,
+}
+
+impl Spec {
+    /// Where a generation's uploads lie.
+    pub fn shelf(&self, generation: u64) -> Shelf {
+        let (dir, table) = (self.dir.clone(), self.table.clone());
+        Shelf { dir, table, me: Identity::mine(), generation }
+    }
 }
 
 crate::blank_struct! {

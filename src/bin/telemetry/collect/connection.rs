@@ -304,11 +304,11 @@ impl<'a> Connection<'a> {
             return Err(dialect.error(head, 415, &text));
         };
         let limits = if self.c.limits == super::Limits::Real { dialect.limits(head) } else { Limits::NONE };
-        let too_large = |what: &str, most: usize| {
-            Err(dialect.error(head, limits.status, &format!("{what} is larger than {most} bytes")))
+        let too_large = |most: usize| {
+            Err(dialect.error(head, limits.status, &format!("the body is larger than {most} bytes")))
         };
         if wire > limits.wire {
-            return too_large("the body", limits.wire);
+            return too_large(limits.wire);
         }
         let wire = self.wire.get(..wire).unwrap_or_default();
         let most = self.c.max_body.min(limits.body);
@@ -316,14 +316,15 @@ impl<'a> Connection<'a> {
             Ok(_) if encoding == Encoding::Identity => wire,
             Ok(n) => self.plain.get(..n).unwrap_or_default(),
             Err(Unpack::Bad(why)) => return Err(dialect.error(head, 400, &why)),
-            Err(Unpack::TooLarge) => return too_large("the body", most),
+            Err(Unpack::TooLarge) => return too_large(most),
         };
         if body.len() > most {
-            return too_large("the body", most);
+            return too_large(most);
         }
         dialect.read(head, body, &mut self.batch)?;
         if limits.event != usize::MAX && self.batch.longest() > limits.event {
-            return too_large("an event", limits.event);
+            let text = format!("an event is larger than {} bytes", limits.event);
+            return Err(dialect.error(head, limits.event_status, &text));
         }
         let answer = match shaping.quota {
             Some(seconds) => {

@@ -1,7 +1,7 @@
 //! `telemetry spool drain`: what dead processes left is delivered, whoever's key it was written for.
 //!
 //! Invariants:
-//! - Each directory is drained by itself, in the format its files name.
+//! - Each directory is drained by itself, in the format its files name; uploads alone are Langfuse's.
 //! - The configuration is found to be good before anything is delivered.
 //! - It ends soon after `--timeout`, or after SIGINT or SIGTERM with the request under way; a second signal ends it at
 //!   once. Whatever the end, what was not delivered is in its place, at worst with one batch that will be sent again
@@ -57,9 +57,13 @@ struct Plan {
     json: String,
     /// Events to be delivered, as far as they could be counted.
     events: u64,
+    /// Uploads to be delivered.
+    uploads: u64,
+    /// Whether the destination takes any.
+    takes_uploads: bool,
 }
 
-/// What happened to the events.
+/// What happened to the events and the uploads.
 #[derive(Default)]
 struct Total {
     delivered: u64,
@@ -67,12 +71,15 @@ struct Total {
     invalid: u64,
     expired: u64,
     corrupt: u64,
+    uploaded: u64,
+    uploads_failed: u64,
 }
 
 /// What is still there.
 #[derive(Default)]
 struct Left {
     events: u64,
+    uploads: u64,
     /// Why something could not be delivered, or even counted.
     reasons: Vec<String>,
 }
@@ -92,6 +99,12 @@ pub fn run(args: &Args) -> Result<(), String> {
         Work { total: Total::default(), stop, until: Instant::now() + Duration::from_secs(args.timeout) };
     let mut left = Left::default();
     for plan in &plans {
+        if plan.uploads > 0 && !plan.takes_uploads {
+            let (dir, n) = (plan.dir.display(), say::count(plan.uploads, "upload"));
+            left.reasons.push(format!(
+                "{dir}: {n} left, because the endpoint takes none; allowed: one of Langfuse, with /api/public/ in its path"
+            ));
+        }
         if let Err(why) = work.deliver(plan) {
             left.reasons.push(why);
         }
@@ -102,25 +115,37 @@ pub fn run(args: &Args) -> Result<(), String> {
             Err(why) => left.reasons.push(format!("{}: {why}", dir.display())),
         }
     }
-    let Total { delivered, rejected, invalid, expired, corrupt } = work.total;
+    let Total { delivered, rejected, invalid, expired, corrupt, uploaded, uploads_failed } = work.total;
     println!(
         "delivered {delivered}, rejected {rejected}, invalid {invalid}, expired {expired}, corrupt {corrupt}, left {}",
         left.events
     );
+    if uploaded + uploads_failed + left.uploads > 0 {
+        println!("uploads: delivered {uploaded}, given up {uploads_failed}, left {}", left.uploads);
+    }
     if !left.reasons.is_empty() {
         return Err(left.reasons.join("; "));
     }
-    if left.events > 0 {
+    if left.events + left.uploads > 0 {
         let why = match (work.stop.load(Ordering::Relaxed), work.is_late()) {
             (true, _) => ", because it was told to stop".into(),
             (_, true) => format!(" after {} s (--timeout)", args.timeout),
             _ => String::new(),
         };
-        return Err(format!("{} not delivered{why}", say::count(left.events, "event")));
+        return Err(format!("{} not delivered{why}", in_words(left.events, left.uploads)));
     }
-    match rejected + invalid + expired + corrupt {
-        0 => Ok(()),
-        n => Err(format!("{} could not be delivered", say::count(n, "event"))),
+    match (rejected + invalid + expired + corrupt, uploads_failed) {
+        (0, 0) => Ok(()),
+        (events, uploads) => Err(format!("{} could not be delivered", in_words(events, uploads))),
+    }
+}
+
+/// So many events, so many uploads, or both.
+fn in_words(events: u64, uploads: u64) -> String {
+    match (events, uploads) {
+        (events, 0) => say::count(events, "event"),
+        (0, uploads) => say::count(uploads, "upload"),
+        _ => format!("{} and {}", say::count(events, "event"), say::count(uploads, "upload")),
     }
 }
 
@@ -165,7 +190,10 @@ fn read_config(args: &Args) -> Map<String, Value> {
 /// What is to be done in a directory, if anything is. One that cannot be read is reported at the end.
 fn plan(args: &Args, given: &Map<String, Value>, dir: &Path) -> Option<Plan> {
     let survey = Survey::of(dir).ok()?;
-    survey.takeable().next()?;
+    let uploads = survey.takeable_uploads().count() as u64;
+    if uploads == 0 {
+        survey.takeable().next()?;
+    }
     let mut object = given.clone();
     if object.get("format").is_none_or(Value::is_null) {
         let formats: BTreeSet<String> = survey.takeable().flat_map(|held| held.formats()).collect();
@@ -179,17 +207,21 @@ fn plan(args: &Args, given: &Map<String, Value>, dir: &Path) -> Option<Plan> {
                 let dir = dir.display();
                 refuse(&format!("{dir}: its files name {list}; drain it with --format"));
             }
+            (None, _) if uploads > 0 => {
+                object.insert("format".into(), json!("langfuse"));
+            }
             // Nothing in it has a header: there is nothing to deliver.
             _ => {}
         }
     }
     let json = Value::Object(object).to_string();
-    if let Err(why) = drain::configure(&json, process_env) {
+    let config = drain::configure(&json, process_env).unwrap_or_else(|why| {
         let place = if args.format.is_some() { String::new() } else { format!("{}: ", dir.display()) };
-        refuse(&format!("{place}{why}"));
-    }
+        refuse(&format!("{place}{why}"))
+    });
     let events = survey.takeable().map(|held| held.events()).sum();
-    Some(Plan { dir: dir.to_path_buf(), json, events })
+    let takes_uploads = drain::takes_uploads(&config);
+    Some(Plan { dir: dir.to_path_buf(), json, events, uploads, takes_uploads })
 }
 
 /// The first signal asks to stop, the second one ends the process.
@@ -217,10 +249,11 @@ impl Work {
     fn deliver(&mut self, plan: &Plan) -> Result<(), String> {
         let begin = Instant::now();
         let (mut said, mut before) = (begin, 0);
-        let mut tried: BTreeSet<Stem> = BTreeSet::new();
+        let (mut tried, mut uploads): (BTreeSet<Stem>, BTreeSet<String>) = Default::default();
         loop {
             let Ok(survey) = Survey::of(&plan.dir) else { return Ok(()) };
-            let new = survey.takeable().filter(|held| tried.insert(held.stem)).count();
+            let new = survey.takeable().filter(|held| tried.insert(held.stem)).count()
+                + survey.takeable_uploads().filter(|upload| uploads.insert(upload.name.text())).count();
             if new == 0 || self.is_late() || self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
@@ -229,8 +262,13 @@ impl Work {
                     said = Instant::now();
                     let settled = before + settled(stats);
                     let (of, after) = (plan.events.max(settled), say::short(begin.elapsed()));
-                    let dir = plan.dir.display();
-                    eprintln!("telemetry: {dir}: {settled} of {of} events settled after {after}");
+                    let (dir, mut and) = (plan.dir.display(), String::new());
+                    if plan.takes_uploads && plan.uploads > 0 {
+                        let done = self.total.uploaded + self.total.uploads_failed;
+                        let done = done + stats.uploaded + stats.uploads_failed;
+                        and = format!(" and {done} of {} uploads", plan.uploads.max(done));
+                    }
+                    eprintln!("telemetry: {dir}: {settled} of {of} events{and} settled after {after}");
                 }
                 self.stop.load(Ordering::Relaxed)
             });
@@ -256,6 +294,8 @@ impl Total {
         self.invalid += stats.invalid;
         self.expired += stats.expired;
         self.corrupt += stats.corrupt;
+        self.uploaded += stats.uploaded;
+        self.uploads_failed += stats.uploads_failed;
     }
 }
 
@@ -274,6 +314,12 @@ impl Left {
         for held in survey.others().filter(|held| held.events() > 0) {
             let (events, whose) = (say::count(held.events(), "event"), held.owner.describe());
             eprintln!("telemetry: {dir}: {events} of {whose} left");
+        }
+        let uploads = survey.takeable_uploads().count() as u64;
+        self.uploads += uploads;
+        if let Some(other) = survey.uploads.iter().find(|upload| !upload.owner.is_takeable()) {
+            let n = say::count(survey.uploads.len() as u64 - uploads, "upload");
+            eprintln!("telemetry: {dir}: {n} of {} left", other.owner.describe());
         }
     }
 }

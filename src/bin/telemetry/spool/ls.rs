@@ -20,6 +20,8 @@ struct Total {
     holes: u64,
     bad: u64,
     unread: u64,
+    uploads: u64,
+    upload_bytes: u64,
     set_aside: u64,
     unknown: u64,
 }
@@ -59,6 +61,8 @@ impl Total {
                 total.bad += held.sum(|s| s.bad);
                 total.unread += held.sum(|s| u64::from(s.unread));
             }
+            total.uploads += survey.uploads.len() as u64;
+            total.upload_bytes += survey.upload_bytes();
             total.set_aside += survey.set_aside.len() as u64;
             total.unknown += survey.unknown.len() as u64;
         }
@@ -76,6 +80,8 @@ impl Total {
             "holes": self.holes,
             "bad": self.bad,
             "unreadable_segments": self.unread,
+            "uploads": self.uploads,
+            "upload_bytes": self.upload_bytes,
             "set_aside": self.set_aside,
             "unknown": self.unknown,
         })
@@ -89,6 +95,10 @@ impl Total {
             say::count(self.segments, "segment"),
             say::count(self.bytes, "byte"),
         ];
+        if self.uploads > 0 {
+            let bytes = say::count(self.upload_bytes, "byte");
+            parts.push(format!("{} ({bytes})", say::count(self.uploads, "upload")));
+        }
         let more = [
             (self.holes, "hole"),
             (self.bad, "bad record"),
@@ -115,13 +125,22 @@ fn text(survey: &Survey) -> String {
             }
         }
     }
+    if let Some(oldest) = survey.uploads.first() {
+        let (n, bytes) = (survey.uploads.len() as u64, say::count(survey.upload_bytes(), "byte"));
+        let age = say::short(say::since(oldest.name.created_ms));
+        let live = match n - survey.takeable_uploads().count() as u64 {
+            0 => String::new(),
+            live => format!(", {live} of live processes"),
+        };
+        let _ = writeln!(out, "  {}: {bytes}, the oldest {age} old{live}", say::count(n, "upload"));
+    }
     for file in &survey.set_aside {
         let _ = writeln!(out, "  set aside: {} ({})", file.name, say::count(file.bytes, "byte"));
     }
     for (name, bytes) in &survey.unknown {
         let _ = writeln!(out, "  not of the spool: {} ({})", say::plain(name), say::count(*bytes, "byte"));
     }
-    if survey.stems.is_empty() && survey.set_aside.is_empty() {
+    if survey.stems.is_empty() && survey.uploads.is_empty() && survey.set_aside.is_empty() {
         out += "  empty\n";
     }
     out
@@ -154,9 +173,16 @@ fn directory(survey: &Survey) -> Value {
     let stems: Vec<Value> = survey.stems.iter().map(stem).collect();
     let set_aside = survey.set_aside.iter().map(|file| json!({"name": file.name, "bytes": file.bytes}));
     let unknown = survey.unknown.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes}));
+    let uploads = json!({
+        "count": survey.uploads.len(),
+        "live": survey.uploads.len() - survey.takeable_uploads().count(),
+        "bytes": survey.upload_bytes(),
+        "oldest_s": survey.uploads.first().map(|upload| say::since(upload.name.created_ms).as_secs()),
+    });
     json!({
         "directory": survey.path.to_string_lossy(),
         "stems": stems,
+        "uploads": uploads,
         "set_aside": set_aside.collect::<Vec<_>>(),
         "unknown": unknown.collect::<Vec<_>>(),
     })

@@ -9,7 +9,7 @@
 //! - Nothing of a configuration is ever printed but what the library's own errors say, which hide credentials; clap
 //!   never sees one, because it would quote it.
 //!
-//! Layout: `places` which directories are meant, `owner` whose a stem is, `segment` one file, `survey` one directory,
+//! Layout: `places` which directories are meant, `owner` whose a file is, `segment` and `upload` one file, `survey` one directory,
 //! `ls`, `verify` and `drain` what is made of it, `say` words and numbers for people.
 
 mod drain;
@@ -19,6 +19,7 @@ mod places;
 mod say;
 mod segment;
 mod survey;
+mod upload;
 mod verify;
 
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// List what is in it: whose it is, how old, how many events are not settled yet.
+    /// List what is in it: whose it is, how old, how many events are not settled yet, and which uploads wait.
     Ls(Look),
     /// Read all of it and report what cannot be read; status 1 if anything cannot.
     Verify(Look),

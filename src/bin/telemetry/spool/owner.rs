@@ -52,14 +52,17 @@ impl State {
 impl Owner {
     /// Whose a stem is by its own files, of which there should be one.
     pub fn of(dir: &Directory, stem: Stem, holders: &[Option<Identity>], me: &Identity) -> Option<Owner> {
-        let all = holders.iter().map(|holder| {
-            let file = dir.open_to_read(&stem.own(holder.as_ref()));
-            let locked = |file: &File| files::is_locked(file.as_raw_fd()).unwrap_or(false);
-            let locked = file.is_ok_and(|file| file.get().is_ok_and(locked));
-            judge(holder.as_ref(), locked, me)
-        });
+        let all =
+            holders.iter().map(|holder| Self::of_file(dir, &stem.own(holder.as_ref()), holder.as_ref(), me));
         // Adopters want all of them to be takeable.
         all.reduce(|one, other| if one.is_takeable() { other } else { one })
+    }
+
+    /// Whose a file is that has its holder in its name, and whose lock is the proof of life.
+    pub fn of_file(dir: &Directory, name: &str, holder: Option<&Identity>, me: &Identity) -> Owner {
+        let locked = |file: &File| files::is_locked(file.as_raw_fd()).unwrap_or(false);
+        let locked = dir.open_to_read(name).is_ok_and(|file| file.get().is_ok_and(locked));
+        judge(holder, locked, me)
     }
 
     /// Whose segments without an own file are, by what their headers say.

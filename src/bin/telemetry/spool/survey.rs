@@ -1,8 +1,9 @@
-//! One spool's directory, looked through: its stems with their owners and segments, and the files beside them.
+//! One spool's directory, looked through: its stems with their owners and segments, its uploads, and the files beside them.
 
 use super::owner::Owner;
 use super::places::is_spools;
 use super::segment::{self, Report};
+use super::upload::{self, Upload};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ pub struct Survey {
     pub path: PathBuf,
     /// What processes hold or left, oldest first.
     pub stems: Vec<Held>,
+    /// Uploads that wait, the oldest first.
+    pub uploads: Vec<Upload>,
     /// Files that adopters have set aside.
     pub set_aside: Vec<Report>,
     /// Files with names of nobody's, and their lengths.
@@ -36,7 +39,7 @@ impl Survey {
     /// Look through a directory.
     pub fn of(path: &Path) -> io::Result<Survey> {
         let (dir, me) = (Directory::at(path), Identity::mine());
-        let Listing { owns, segments, others, .. } = dir.list()?;
+        let Listing { owns, segments, media, others } = dir.list()?;
         let stems: BTreeSet<Stem> = owns.keys().chain(segments.keys()).copied().collect();
         let stems = stems.into_iter().filter_map(|stem| {
             let holders = owns.get(&stem).map_or(&[][..], Vec::as_slice);
@@ -52,11 +55,16 @@ impl Survey {
         });
         let (set_aside, unknown): (Vec<String>, Vec<String>) =
             others.into_iter().partition(|name| name.ends_with(".bad") && is_spools(name));
+        let aside = |name: &String| match name.ends_with(".media.bad") {
+            true => upload::look(&dir, name),
+            false => segment::look(&dir, name, false),
+        };
         let length = |name: &String| dir.file(name).symlink_metadata().map_or(0, |meta| meta.len());
         Ok(Survey {
             path: path.to_path_buf(),
             stems: stems.collect(),
-            set_aside: set_aside.iter().filter_map(|name| segment::look(&dir, name, false)).collect(),
+            uploads: media.into_iter().filter_map(|(name, len)| Upload::of(&dir, name, len, &me)).collect(),
+            set_aside: set_aside.iter().filter_map(aside).collect(),
             unknown: unknown.into_iter().map(|name| (name.clone(), length(&name))).collect(),
         })
     }
@@ -64,6 +72,16 @@ impl Survey {
     /// What an adopter would take.
     pub fn takeable(&self) -> impl Iterator<Item = &Held> {
         self.stems.iter().filter(|held| held.owner.is_takeable())
+    }
+
+    /// Uploads that an adopter would take.
+    pub fn takeable_uploads(&self) -> impl Iterator<Item = &Upload> {
+        self.uploads.iter().filter(|upload| upload.owner.is_takeable())
+    }
+
+    /// Their bytes, those that an adopter would leave alone included.
+    pub fn upload_bytes(&self) -> u64 {
+        self.uploads.iter().map(|upload| upload.bytes).sum()
     }
 
     /// What an adopter would leave alone.

@@ -4,13 +4,14 @@
 
 use super::segment::Report;
 use super::survey::Survey;
-use super::{Look, places, say};
+use super::{Look, places, say, upload};
 use serde_json::{Value, json};
 use std::path::Path;
+use telemetry::queue::spool::directory::Directory;
 
 /// Run it. An error if anything cannot be read.
 pub fn run(args: &Look) -> Result<(), String> {
-    let (mut files, mut events) = (0, 0);
+    let (mut files, mut events, mut uploads) = (0, 0, 0);
     let mut faults: Vec<Value> = Vec::new();
     for path in places::find(&args.dir)? {
         let survey = match Survey::of(&path) {
@@ -26,6 +27,12 @@ pub fn run(args: &Look) -> Result<(), String> {
             events += segment.events;
             faults.extend(of(&path, segment, ""));
         }
+        for waiting in &survey.uploads {
+            if let Some(file) = upload::look(&Directory::at(&path), &waiting.name.text()) {
+                (files, uploads) = (files + 1, uploads + 1);
+                faults.extend(of(&path, &file, ""));
+            }
+        }
         for file in &survey.set_aside {
             files += 1;
             let mut found = of(&path, file, "set aside: ");
@@ -38,11 +45,12 @@ pub fn run(args: &Look) -> Result<(), String> {
     }
     let n = faults.len() as u64;
     if args.json {
-        println!("{}", json!({"files": files, "events": events, "faults": faults}));
+        println!("{}", json!({"files": files, "events": events, "uploads": uploads, "faults": faults}));
     } else {
         faults.iter().for_each(|fault| println!("{}", line(fault)));
         let what = if n == 0 { "all of it can be read".into() } else { say::count(n, "fault") };
-        println!("{}, {}: {what}", say::count(files, "file"), say::count(events, "event"));
+        let and = if uploads > 0 { format!(", {}", say::count(uploads, "upload")) } else { String::new() };
+        println!("{}, {}{and}: {what}", say::count(files, "file"), say::count(events, "event"));
     }
     if n == 0 { Ok(()) } else { Err(format!("{} in {}", say::count(n, "fault"), args.dir.display())) }
 }

@@ -109,7 +109,7 @@ impl Dialect for Langfuse {
     }
 
     fn limits(&self, _head: &Head) -> Limits {
-        Limits { wire: BODY, body: BODY, event: usize::MAX, status: 413 }
+        Limits::of_body(BODY, 413)
     }
 }
 

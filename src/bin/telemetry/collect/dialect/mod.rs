@@ -24,7 +24,7 @@ use super::batch::Batch;
 use super::http::{Answer, Head};
 use super::unpack::Encoding;
 
-/// The most that a service takes; what is beyond is answered with `status`.
+/// The most that a service takes, and the status that says of a body that it is more.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of a body as it came, compressed or not.
@@ -33,13 +33,20 @@ pub struct Limits {
     pub body: usize,
     /// Bytes of an event.
     pub event: usize,
-    /// The status that says so.
+    /// The status for a body.
     pub status: u16,
+    /// The status for an event.
+    pub event_status: u16,
 }
 
 impl Limits {
     /// None.
-    pub const NONE: Limits = Limits { wire: usize::MAX, body: usize::MAX, event: usize::MAX, status: 413 };
+    pub const NONE: Limits = Limits::of_body(usize::MAX, 413);
+
+    /// Of a body, on the wire and unpacked.
+    pub const fn of_body(bytes: usize, status: u16) -> Limits {
+        Limits { wire: bytes, body: bytes, event: usize::MAX, status, event_status: status }
+    }
 }
 
 /// Which verdicts on single events the service can put into words.

@@ -124,7 +124,7 @@ impl Dialect for Otlp {
     }
 
     fn limits(&self, _head: &Head) -> Limits {
-        Limits { wire: HARD_LIMIT, body: HARD_LIMIT, event: usize::MAX, status: 413 }
+        Limits::of_body(HARD_LIMIT, 413)
     }
 }
 

@@ -59,7 +59,7 @@ impl Dialect for Posthog {
         let single = !head.path.contains("batch");
         let event = if head.path.contains("/ai/") { 8 << 20 } else { 1 << 20 };
         let body = if single { 2 << 20 } else { 20 << 20 };
-        Limits { wire: body, body, event, status: 413 }
+        Limits { event, event_status: 400, ..Limits::of_body(body, 413) }
     }
 }
 
@@ -162,11 +162,9 @@ fn event(c: &mut Cursor<'_>, batch: &mut Batch, key: &mut Key) -> Result<(), Str
     if !e.uuid.text().is_none_or(|u| u.is_empty() || uuid(u.as_bytes()).is_some()) {
         return Err("failed to parse request: uuid is not one".into());
     }
-    for found in [e.token.text(), e.api_key.text(), properties.and_then(|p| p.token.text())] {
-        if let Some(found) = found {
-            key.meet(found);
-            break;
-        }
+    let keys = [e.token.text(), e.api_key.text(), properties.and_then(|p| p.token.text())];
+    if let Some(found) = keys.into_iter().flatten().next() {
+        key.meet(found);
     }
     let pid = properties.and_then(|p| p.pid.pid()).or(e.pid.pid());
     batch.push(Scan { id: e.uuid.id(), pid }, &c.text[from..c.at], Verdict::Taken);

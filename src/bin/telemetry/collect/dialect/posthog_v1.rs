@@ -132,9 +132,8 @@ impl Dialect for PosthogV1 {
         Words { refused: true, again: true }
     }
 
-    fn limits(&self, head: &Head) -> Limits {
-        let event = if head.path.contains("/ai/") { 8 << 20 } else { usize::MAX };
-        Limits { wire: 20 << 20, body: 20 << 20, event, status: 413 }
+    fn limits(&self, _head: &Head) -> Limits {
+        Limits::of_body(20 << 20, 413)
     }
 }
 

@@ -79,7 +79,7 @@ impl Dialect for Scores {
     }
 
     fn limits(&self, _head: &Head) -> Limits {
-        Limits { wire: BODY, body: BODY, event: usize::MAX, status: 413 }
+        Limits::of_body(BODY, 413)
     }
 }
 

@@ -36,7 +36,7 @@ impl Dialect for Segment {
     fn read(&self, head: &Head, body: &[u8], batch: &mut Batch) -> Result<(), Answer> {
         let single = below(&head.path, &SINGLE).then(|| head.path.trim_end_matches('/').rsplit('/').next());
         let keyed = parse(body, single.flatten(), batch).map_err(|why| self.error(head, 400, &why))?;
-        if !keyed && !head.header("Authorization").is_some_and(|v| !v.trim().is_empty()) {
+        if !keyed && head.header("Authorization").is_none_or(|v| v.trim().is_empty()) {
             return Err(self.error(head, 401, "no write key"));
         }
         if batch.events.len() > EVENTS {
@@ -59,7 +59,7 @@ impl Dialect for Segment {
 
     fn limits(&self, head: &Head) -> Limits {
         let body = if below(&head.path, &BATCHES) { 500 << 10 } else { 32 << 10 };
-        Limits { wire: body, body, event: 32 << 10, status: 400 }
+        Limits { event: 32 << 10, ..Limits::of_body(body, 400) }
     }
 }
 

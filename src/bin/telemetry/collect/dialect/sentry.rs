@@ -65,7 +65,7 @@ impl Dialect for Sentry {
     }
 
     fn limits(&self, _head: &Head) -> Limits {
-        Limits { wire: 200 << 10, body: usize::MAX, event: 1 << 20, status: 413 }
+        Limits { wire: 200 << 10, event: 1 << 20, ..Limits::NONE }
     }
 }
 
