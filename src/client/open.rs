@@ -148,7 +148,7 @@ fn format_of(config: &Config) -> Arc<dyn Format> {
     match config.format {
         FormatKind::Ndjson => Arc::new(Ndjson),
         FormatKind::Json => Arc::new(JsonArray),
-        FormatKind::Posthog => Arc::new(Posthog::new(key)),
+        FormatKind::Posthog => Arc::new(Posthog::new(key).at(config.endpoint.path())),
         FormatKind::PosthogV1 => Arc::new(PosthogV1::new(key)),
         FormatKind::Langfuse => Arc::new(Langfuse::new(config.basic.as_deref())),
         FormatKind::LangfuseScores => Arc::new(LangfuseScores::new(config.basic.as_deref())),

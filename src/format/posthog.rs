@@ -6,7 +6,8 @@
 //! time: the server shifts timestamps by its difference from its own clock, unless an event has
 //! `$ignore_sent_at`. An event without `event` or `distinct_id` costs its whole request a 400; halving finds it.
 //!
-//! At most 20 MiB a body (the server's route), 900 KiB an event (the official client's own bound).
+//! At most 20 MiB a body (the server's route), 900 KiB an event (the official client's own bound), 8 MiB on the
+//! route for AI events, `/i/v0/ai/batch/`.
 
 use super::{
     Answer, Envelope, Fate, Format, Invalid, Limits, Outcome, Sent, Stamp, Taken, Verdict, common_verdict,
@@ -18,13 +19,25 @@ use serde_json::Value;
 pub struct Posthog {
     /// `{"api_key":"...","batch":[`
     prefix: Vec<u8>,
+    /// Most bytes of one event.
+    event: usize,
 }
 
 impl Posthog {
     /// With the project's key.
     pub fn new(api_key: &str) -> Posthog {
         let key = Value::from(api_key).to_string();
-        Posthog { prefix: format!("{{\"api_key\":{key},\"batch\":[").into_bytes() }
+        Posthog { prefix: format!("{{\"api_key\":{key},\"batch\":[").into_bytes(), event: 900 << 10 }
+    }
+
+    /// The same for a request path, which tells the route.
+    #[must_use]
+    pub fn at(mut self, path: &str) -> Posthog {
+        let path = path.split('?').next().unwrap_or_default();
+        if path.trim_end_matches('/').ends_with("/i/v0/ai/batch") {
+            self.event = 8 << 20;
+        }
+        self
     }
 }
 
@@ -38,7 +51,7 @@ impl Format for Posthog {
     }
 
     fn limits(&self, _kind: u8) -> Limits {
-        Limits { body: 20 << 20, event: 900 << 10, events: usize::MAX }
+        Limits { body: 20 << 20, event: self.event, events: usize::MAX }
     }
 
     fn context_at(&self) -> Option<&'static [&'static str]> {
@@ -117,6 +130,13 @@ mod tests {
             [(Some(ID), Some(TIME)), (Some("mine"), Some("then")), (Some(ID), Some(TIME))],
             "an id or a time that is null is none"
         );
+    }
+
+    #[test]
+    fn the_route_for_ai_events_takes_larger_ones() {
+        let most = |path| Posthog::new("k").at(path).limits(0).event;
+        assert_eq!([most("/batch/"), most("/i/v0/ai/other")], [900 << 10; 2]);
+        assert_eq!([most("/i/v0/ai/batch/"), most("/proxy/i/v0/ai/batch?x=/batch/")], [8 << 20; 2]);
     }
 
     #[test]

@@ -53,6 +53,14 @@ impl Endpoint {
         }
         self
     }
+
+    /// The path of its requests; "" for a file.
+    pub fn path(&self) -> &str {
+        match self {
+            Endpoint::Http { url } | Endpoint::Unix { url, .. } => url.path(),
+            Endpoint::File { .. } => "",
+        }
+    }
 }
 
 /// For logs: without credentials and without the query, which may hold a key.

@@ -54,7 +54,7 @@ def methods(host: str, adapted: bool) -> dict[str, Any]:
         observation_id="0123456789abcdef",
         score_id="s-2",
         data_type="NUMERIC",
-        comment="because",
+        comment="because" * 100_000,
         config_id="c-1",
         metadata={"detail": detail, "set": {1}, "bytes": b"x", "nan": float("nan"), "none": None},
     )

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import inspect
 import os
+import signal
 import sys
 import threading
 from datetime import datetime, timezone
@@ -59,6 +60,7 @@ def methods(host: str, adapted: bool, options: dict[str, Any]) -> list[Any]:
         ),
         client.capture("dropped", distinct_id="u-1"),
         client.capture("personless"),
+        client.capture("large", distinct_id="u-1", properties={"text": "x" * 700_000}),
         client.set(distinct_id="u-1", properties={"plan": "pro"}),
         client.set_once(distinct_id="u-1", properties={"first": 1}),
         client.alias("old", "u-1"),
@@ -70,7 +72,8 @@ def methods(host: str, adapted: bool, options: dict[str, Any]) -> list[Any]:
     except ZeroDivisionError as error:
         said.append(client.capture_exception(error, distinct_id="u-1"))
     if hasattr(client, "capture_ai"):
-        said.append(client.capture_ai("$ai_generation", distinct_id="u-1", properties={"n": 1}))
+        large = {"text": "x" * 2_000_000}
+        said.append(client.capture_ai("$ai_generation", distinct_id="u-1", properties=large))
     with contextlib.suppress(Exception):
         said.append(client.capture(distinct_id="no event"))  # type: ignore[call-arg] # the case
     client.disabled = True
@@ -237,3 +240,25 @@ def without_a_key(host: str) -> list[Any]:
     client.flush()
     client.shutdown()
     return [said, native.stats().accepted]
+
+
+def by_gevent(host: str) -> dict[str, Any]:
+    """The SDK's threads are greenlets."""
+    client = Posthog(KEY, host=host)
+    client.capture("early", distinct_id="u")
+    native = install(client)
+    client.capture("late", distinct_id="u")
+    client.flush()
+    return {"delivered": native.stats().delivered, "consumers": len(client.consumers)}
+
+
+def killed(host: str, spool: str, count: int) -> int:
+    """Capture, and with a `count` be killed before anything is sent; else deliver what is there."""
+    client = Posthog(KEY, host=host)
+    native = install(client, spool_dir=spool, batch={"max_age_ms": 60_000})
+    for n in range(count):
+        client.capture("kept", distinct_id="u", properties={"n": n})
+    if count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    client.flush()
+    return native.stats().recovered

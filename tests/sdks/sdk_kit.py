@@ -22,28 +22,30 @@ AGES = {age: ROOT / ".venv" / "sdks" / age for age in ("newest", "year-old")}
 
 def environment(age: str, **more: str) -> dict[str, str]:
     """The environment of a program that uses the SDKs of that age, and the package of this tree."""
-    env = harness.environment(**more)
+    # What configures the SDKs of the user's own services is not for these.
+    own = ("POSTHOG_", "LANGFUSE_", "OTEL_")
+    env = {key: one for key, one in harness.environment().items() if not key.startswith(own)}
     env["PYTHONPATH"] = os.pathsep.join(map(str, (AGES[age], HERE, env["PYTHONPATH"])))
-    # Else the SDKs of the user's own services would be configured by it.
-    for name in list(env):
-        if name.startswith(("POSTHOG_", "LANGFUSE_", "OTEL_")):
-            del env[name]
-    return env
+    return {**env, **more}
 
 
-def run(age: str, case: str, *args: Any, stdin: str = "", **env: str) -> Any:
-    """What ``module.function(*args)`` returns, in a process of its own. Raises Failed."""
+def run(age: str, case: str, *args: Any, first: str = "", **env: str) -> Any:
+    """What ``module.function(*args)`` returns, in a process of its own. Raises Failed.
+
+    `first` is code that runs before anything is imported.
+    """
     module, _, function = case.partition(".")
     code = (
+        f"{first}\n"
         f"import json, sys, {module}\n"
-        f"result = {module}.{function}(*json.loads(sys.argv[1]))\n"
+        f"result = {module}.{function}(*json.load(sys.stdin))\n"
         "print('\\n' + json.dumps(result))"
     )
     try:
         done = subprocess.run(
-            [str(BIN / "python"), "-c", code, json.dumps(args)],
+            [str(BIN / "python"), "-c", code],
             env=environment(age, **env),
-            input=stdin,
+            input=json.dumps(args),
             capture_output=True,
             text=True,
             timeout=60,

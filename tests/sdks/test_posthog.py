@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import Failed
 from sdk_kit import AGES, run
 from sink import Sink
 
@@ -34,10 +36,9 @@ def test_it_sends_what_the_sdk_sends(age: str, sink: Sink, options: dict[str, An
         if adapted:
             assert {one.json()["api_key"] for one in sink.requests} == {"phc_test"}
             assert all(one.json()["sent_at"] for one in sink.requests)
-            assert len(sink.of("/batch/")) == 1 or "sync_mode" in options
         sink.requests.clear()
     assert events[True] == events[False]
-    assert len(events[True]) >= 9
+    assert len(events[True]) >= 10
     assert said[True] == said[False]
 
 
@@ -103,3 +104,18 @@ def test_version_one_of_the_protocol(sink: Sink) -> None:
         assert request.headers["authorization"] == "Bearer phc_test"
         assert "api_key" not in request.json()
     assert first.events()[0]["session_id"] == "s"
+
+
+def test_threads_that_are_greenlets(age: str, sink: Sink) -> None:
+    patch = "from gevent import monkey; monkey.patch_all()"
+    said = run(age, "cases_posthog.by_gevent", sink.url, first=patch)
+    assert said == {"delivered": 2, "consumers": 0}
+    assert [one["event"] for one in sink.events("/batch/")] == ["early", "late"]
+
+
+def test_with_a_spool_a_kill_loses_nothing(sink: Sink, tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="-9"):
+        run("newest", "cases_posthog.killed", sink.url, str(tmp_path), 5)
+    assert sink.requests == []
+    assert run("newest", "cases_posthog.killed", sink.url, str(tmp_path), 0) == 5
+    assert sorted(one["properties"]["n"] for one in sink.events("/batch/")) == list(range(5))

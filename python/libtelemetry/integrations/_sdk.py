@@ -193,12 +193,12 @@ def retire(
     for thread in running:
         if send:
             setattr(thread, send, hand_over)
-        if batch_size:
-            setattr(thread, batch_size, 0)
         if hasattr(thread, "_pause"):
             thread._pause(drain=True)  # PostHog's newer consumers drop what they hold otherwise
         else:
             thread.pause()
+        if batch_size:
+            setattr(thread, batch_size, 0)  # not while it runs: it would go round without a pause
     if send:
         for _ in running:
             with contextlib.suppress(Full):
