@@ -158,12 +158,10 @@ impl Engine {
                 }
                 let refused = Outcome { fate: Fate::Rejected, why };
                 // Which ones nobody knows; only the numbers are right.
-                self.decide(
-                    desk,
-                    group,
-                    |n| if n < rejected { refused.clone() } else { Fate::Delivered.into() },
-                    response,
-                );
+                self.nameless = rejected < group.len();
+                let outcome = |n| if n < rejected { refused.clone() } else { Fate::Delivered.into() };
+                self.decide(desk, group, outcome, response);
+                self.nameless = false;
             }
             Verdict::Unverified => {
                 add(&desk.counters.unverified, 1);
@@ -243,13 +241,19 @@ impl Engine {
         let (name, count, status) = (self.settings.name.clone(), refused.len(), response.status);
         let settings = self.settings.clone();
         let first = refused.iter().find_map(|(_, why)| why.as_deref().map(|why| settings.secrets.hide(why)));
-        let said = first.map_or(String::new(), |why| format!(": {why}"));
+        let said = first.as_ref().map_or(String::new(), |why| format!(": {why}"));
         say(
             Level::Warn,
             Reason::Rejected,
             &format!("{name} refused {count} event(s), status {status}{said}"),
         );
         let Some(file) = self.settings.dead_letter.clone() else { return };
+        if self.nameless {
+            let said = first.map_or_else(|| reason_of(response), |why| why.into_owned());
+            let said = settings.secrets.hide(&said);
+            let reason = format!("{count} event(s) of a request, nobody says which: {said}");
+            return file.nameless(&name, status, &reason);
+        }
         let batch = &self.lane().batch;
         // Neighbours that were refused for the same reason are written together.
         for alike in refused.chunk_by(|(_, a), (_, b)| a == b) {

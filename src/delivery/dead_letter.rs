@@ -81,6 +81,12 @@ impl DeadLetter {
         }
     }
 
+    /// Append a line for refused events that the collector does not name: its `raw` is null.
+    pub fn nameless(&self, endpoint: &str, status: u16, reason: &str) {
+        let head = head(endpoint, Some(status), reason);
+        self.keep(format!("{head}\"raw\":null}}\n").as_bytes(), 1);
+    }
+
     /// Append an event that is no event for the format, and was not sent; without its text if that may not be shown.
     pub fn invalid(&self, endpoint: &str, reason: &str, raw: Option<&[u8]>) {
         let mut line = Vec::new();

@@ -294,6 +294,29 @@ fn each_refused_event_is_kept_with_its_own_reason() {
 }
 
 #[test]
+fn refusals_that_are_only_counted_are_not_pinned_on_anybody() {
+    let answer = r#"{"accepted":2,"rejected":1,"errors":[{"message":"no such trace"}]}"#;
+    let collector = Collector::start(move |_| Reply::Full(207, String::new(), answer.into()));
+    let dir = Dir::new();
+    let path = dir.0.join("dead.ndjson");
+    let mut keys = keys("langfuse-scores");
+    keys["dead_letter"] = json!(path.to_str().unwrap());
+    let host = Host::open(&address("langfuse-scores", collector.url()), keys);
+    for id in IDS {
+        host.enqueue(event("langfuse-scores", id));
+    }
+    host.flush_all();
+    let s = host.stats();
+    check(&s);
+    assert_eq!((s.delivered, s.rejected), (2, 1));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line: Value = serde_json::from_str(text.trim()).unwrap();
+    assert!(line["raw"].is_null() && line.get("event").is_none(), "{text}");
+    let reason = line["reason"].as_str().unwrap();
+    assert!(reason.starts_with("1 event") && reason.contains("no such trace"), "{text}");
+}
+
+#[test]
 fn a_429_of_posthog_v1_pauses_and_sends_the_same_again() {
     let collector = Collector::start(|seen| match seen.number {
         0 => Reply::Full(429, "Retry-After: 1\r\n".into(), r#"{"error":"rate_limited"}"#.into()),
