@@ -81,7 +81,8 @@ def taking_over(host: str) -> dict[str, Any]:
     client = make(host, flush_at=50, flush_interval=30)
     for n in range(120):
         client.create_score(name="early", value=n)
-    with client.start_as_current_observation(name="early"):
+    picture = LangfuseMedia(content_bytes=PNG, content_type="image/png")
+    with client.start_as_current_observation(name="early", input=picture):
         pass
     native = install(client)
     again = install(make(host), endpoint="http://127.0.0.1:1")  # the same public key

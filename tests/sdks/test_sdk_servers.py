@@ -72,29 +72,29 @@ SERVERS = {
 }
 
 
-@pytest.fixture(params=SERVERS)
-def start(request: pytest.FixtureRequest) -> Start:
-    """One kind of server."""
-    return SERVERS[request.param]
+# Each server with each age, but that with threads once.
+PAIRS = [(server, age) for server in SERVERS for age in AGES]
+PAIRS.remove(("gunicorn-gthread", "year-old"))
 
 
+@pytest.mark.parametrize(("server", "age"), PAIRS, indirect=["age"])
 def test_every_event_of_every_worker_arrives_once(
-    start: Start, age: str, sdk_collector: SdkCollector, tmp_path: Path
+    server: str, age: str, sdk_collector: SdkCollector, tmp_path: Path
 ) -> None:
-    with start(age, sdk_collector, tmp_path) as server:
-        accepted = [(pid, seq) for pid, seq in server.get("/startup")]
+    with SERVERS[server](age, sdk_collector, tmp_path) as web:
+        accepted = [(pid, seq) for pid, seq in web.get("/startup")]
         assert len(accepted) == 15
         # While the workers live: their own senders deliver, and the SDKs' flush waits for it.
-        accepted += load(server, requests=40, events=1)
-        assert set(server.get("/flush")) == {True}
-        said = server.get("/threads")
+        accepted += load(web, requests=40, events=1)
+        assert set(web.get("/flush")) == {True}
+        said = web.get("/threads")
         assert sdk_threads(said["master"]) == []
         assert sdk_threads(said["worker"]) == []
         sdk_collector.wait_unique(len(accepted))
         assert_exactly_once(accepted, sdk_collector)
         # And at the end: stopped right after the last answer.
-        accepted += load(server, requests=100, events=2)
-        server.stop()
+        accepted += load(web, requests=100, events=2)
+        web.stop()
     sdk_collector.wait_unique(len(accepted), seconds=2)
     rows = assert_exactly_once(accepted, sdk_collector)
     assert len(rows) >= 5, "the master and four workers"

@@ -33,7 +33,7 @@ FLUSH_SECONDS = 10.0
 END_SECONDS = 20.0
 
 # Put on an SDK's queue to wake the thread that waits there. Not an event.
-_WAKE: dict[str, Any] = {"$libtelemetry": "wake"}
+WAKE: dict[str, Any] = {"$libtelemetry": "wake"}
 
 
 class NativeQueue:
@@ -202,7 +202,7 @@ def retire(
     if send:
         for _ in running:
             with contextlib.suppress(Full):
-                old.put(_WAKE, block=False)
+                old.put(WAKE, block=False)
     end = time.monotonic() + END_SECONDS
     for thread in running:
         thread.join(max(0.0, end - time.monotonic()))
@@ -218,7 +218,7 @@ def retire(
 
 def _move(item: Any, new: NativeQueue) -> None:
     # Wake-ups of the SDK's own are bare objects.
-    if not isinstance(item, dict) or item == _WAKE:
+    if not isinstance(item, dict) or WAKE.items() <= item.items():
         return
     try:
         new.put(item, block=False)

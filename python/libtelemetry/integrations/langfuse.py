@@ -30,6 +30,7 @@ route for scores.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import logging
@@ -42,6 +43,7 @@ from .._client import Client
 from ._sdk import (
     END_SECONDS,
     FLUSH_SECONDS,
+    WAKE,
     NativeQueue,
     open_client,
     require,
@@ -127,7 +129,7 @@ def _check(resources: Any, shape: _Shape) -> None:
     require("langfuse", resources, "public_key", "secret_key", "base_url", "timeout")
     require("langfuse", resources, "_media_upload_queue", "_media_upload_consumers")
     require("langfuse", resources, "_media_manager", "_stop_and_join_consumer_threads")
-    require("langfuse", resources._media_manager, "_queue")
+    require("langfuse", resources._media_manager, "_queue", "_process_upload_media_job")
     require("langfuse", resources, "prompt_cache")
     require("langfuse", resources.prompt_cache, "_task_manager")
     if hasattr(resources, "_at_fork_reinit"):
@@ -201,8 +203,7 @@ def _replace(resources: Any, shape: _Shape, scores: NativeQueue, media: _MediaQu
     exit_hook = resources.shutdown
     for thread in filter(runs, media_threads):
         thread.pause()
-        if hasattr(manager, "signal_shutdown"):
-            manager.signal_shutdown()  # else it waits for up to a second
+        _wake_media(manager, old_media)  # else it waits for up to a second
 
     put_back = functools.partial(_put, resources, shape, scores, media)
     put_back()
@@ -216,6 +217,22 @@ def _replace(resources: Any, shape: _Shape, scores: NativeQueue, media: _MediaQu
     retire(score_threads, old_scores, scores, "_upload_batch", "_flush_at")
     retire(media_threads, old_media, media)
     _start_prompts_late(resources)
+
+
+def _wake_media(manager: Any, queue: Any) -> None:
+    if hasattr(manager, "signal_shutdown"):
+        manager.signal_shutdown()
+        return
+    # Older versions have no sign for it, so a job that is none has to do.
+    upload = type(manager)._process_upload_media_job
+
+    def unless_woken(*, data: Any) -> None:
+        if not WAKE.items() <= data.items():
+            upload(manager, data=data)
+
+    manager._process_upload_media_job = unless_woken
+    with contextlib.suppress(Full):
+        queue.put({**WAKE, "media_id": "", "trace_id": ""}, block=False)
 
 
 def _put(resources: Any, shape: _Shape, scores: NativeQueue, media: _MediaQueue) -> None:
