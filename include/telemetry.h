@@ -320,6 +320,9 @@ telemetry_status telemetry_stats(telemetry_t *t, struct telemetry_stats_t *out, 
  * Thread-safe; works in forked children at once. Signals are held back while the upload is put into its place. Errors:
  * TELEMETRY_INVALID (telemetry_last_error says what is allowed), TELEMETRY_TOO_LARGE, TELEMETRY_FULL, TELEMETRY_CLOSED,
  * TELEMETRY_IO (no memory), TELEMETRY_INTERNAL.
+ *
+ * It uses the heap, unlike telemetry_enqueue: a signal handler that may have interrupted it must not call fork(3), which
+ * waits for the heap's lock in libc; `_Fork` it may.
  */
 telemetry_status telemetry_upload(telemetry_t *t,
                                   const char *meta_json,

@@ -374,6 +374,9 @@ fn stats_of(s: Snapshot) -> telemetry_stats_t {
 /// Thread-safe; works in forked children at once. Signals are held back while the upload is put into its place. Errors:
 /// TELEMETRY_INVALID (telemetry_last_error says what is allowed), TELEMETRY_TOO_LARGE, TELEMETRY_FULL, TELEMETRY_CLOSED,
 /// TELEMETRY_IO (no memory), TELEMETRY_INTERNAL.
+///
+/// It uses the heap, unlike telemetry_enqueue: a signal handler that may have interrupted it must not call fork(3), which
+/// waits for the heap's lock in libc; `_Fork` it may.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn telemetry_upload(
     t: *mut telemetry,
