@@ -269,7 +269,7 @@ class Bench:
         each = "; ".join(f"{name} {r:,.0f}/s, {c:.0f} CPU s a million" for name, (r, c) in peers.items())
         self.note(
             f"Python SDKs, default settings, a queue that holds the burst, 250 B of properties: {each}. They send to a "
-            f"sink that only reads and answers 200, which favours them: `telemetry collect` reads no OTLP protobuf."
+            f"sink that only reads and answers 200, which favours them."
         )
 
     # ---- fork ----
