@@ -105,7 +105,7 @@ def test_header_compiles(tmp_path, compiler, standard, suffix):
         f"int main(void) {{\n  function used[{len(listed())}];\n  int n = 0;\n{uses}\n"
         "  telemetry_stats_t stats;\n  telemetry_level level = TELEMETRY_WARN;\n"
         "  telemetry_status status = TELEMETRY_OK;\n"
-        "  return used[0] && sizeof stats == 23 * 8 && level == 2 && !status && other()"
+        "  return used[0] && sizeof stats == 28 * 8 && level == 2 && !status && other()"
         f" && n == {len(listed())} ? 0 : 1;\n}}\n"
     )
     (tmp_path / f"two.{suffix}").write_text(
