@@ -158,10 +158,8 @@ impl Engine {
                 }
                 let refused = Outcome { fate: Fate::Rejected, why };
                 // Which ones nobody knows; only the numbers are right.
-                self.nameless = rejected < group.len();
                 let outcome = |n| if n < rejected { refused.clone() } else { Fate::Delivered.into() };
-                self.decide(desk, group, outcome, response);
-                self.nameless = false;
+                self.decide_and_bury(desk, group, outcome, response, rejected >= group.len());
             }
             Verdict::Unverified => {
                 add(&desk.counters.unverified, 1);
@@ -198,6 +196,18 @@ impl Engine {
         outcome: impl Fn(usize) -> Outcome,
         response: &Response,
     ) {
+        self.decide_and_bury(desk, group, outcome, response, true);
+    }
+
+    /// `named`: which events were refused is known, and not only how many.
+    fn decide_and_bury(
+        &mut self,
+        desk: &Desk<'_>,
+        group: &[usize],
+        outcome: impl Fn(usize) -> Outcome,
+        response: &Response,
+        named: bool,
+    ) {
         let (mut delivered, mut again) = (0, 0);
         let mut refused: Vec<(usize, Option<Box<str>>)> = Vec::new();
         for (n, &i) in group.iter().enumerate() {
@@ -220,7 +230,7 @@ impl Engine {
             desk.counters.last_success_unix_ms.store(ms, Ordering::Relaxed);
         }
         if !refused.is_empty() {
-            self.bury(&refused, response);
+            self.bury(&refused, response, named);
         }
         if again == 0 {
             self.backoff.reset();
@@ -237,7 +247,7 @@ impl Engine {
     }
 
     /// Say what was refused, and keep it if that is wanted.
-    fn bury(&mut self, refused: &[(usize, Option<Box<str>>)], response: &Response) {
+    fn bury(&mut self, refused: &[(usize, Option<Box<str>>)], response: &Response, named: bool) {
         let (name, count, status) = (self.settings.name.clone(), refused.len(), response.status);
         let settings = self.settings.clone();
         let first = refused.iter().find_map(|(_, why)| why.as_deref().map(|why| settings.secrets.hide(why)));
@@ -248,7 +258,7 @@ impl Engine {
             &format!("{name} refused {count} event(s), status {status}{said}"),
         );
         let Some(file) = self.settings.dead_letter.clone() else { return };
-        if self.nameless {
+        if !named {
             let said = first.map_or_else(|| reason_of(response), |why| why.into_owned());
             let said = settings.secrets.hide(&said);
             let reason = format!("{count} event(s) of a request, nobody says which: {said}");

@@ -148,8 +148,6 @@ pub struct Engine {
     pub(super) plain: bool,
     /// What was learned of the size that the collector takes, and when.
     pub(super) learned: Option<(usize, Instant)>,
-    /// The refusals that are being noted are only counted: nobody says which events they are.
-    pub(super) nameless: bool,
     /// Kinds of events that it does not take until then.
     pub(super) muted: Vec<(u8, Instant)>,
     /// Attempts in a row that found nobody.
@@ -186,7 +184,6 @@ impl Engine {
             last_blanked: None,
             plain: false,
             learned: None,
-            nameless: false,
             muted: Vec::new(),
             unreached: 0,
             flushes_served: 0,

@@ -90,8 +90,7 @@ class _Outlet:
         return self.client.enqueue(request)
 
 
-# The SDK's classes have types only where it is installed, and it need not be. Here and below.
-class SpanProcessor(_Outlet, _SpanProcessor):  # type: ignore[misc]
+class SpanProcessor(_Outlet, _SpanProcessor):  # type: ignore[misc] # typed only where the SDK is
     """Delivers each sampled span when it ends.
 
     The arguments are those of `Client`. `client` is the client: ``processor.client.stats()``.
@@ -108,7 +107,7 @@ class SpanProcessor(_Outlet, _SpanProcessor):  # type: ignore[misc]
             _logger.exception("a span could not be encoded")
 
 
-class LogRecordProcessor(_Outlet, _LogRecordProcessor):  # type: ignore[misc]
+class LogRecordProcessor(_Outlet, _LogRecordProcessor):  # type: ignore[misc] # typed only where the SDK is
     """Delivers each log record when it is emitted.
 
     The arguments are those of `Client`. `client` is the client: ``processor.client.stats()``.
@@ -127,7 +126,7 @@ class LogRecordProcessor(_Outlet, _LogRecordProcessor):  # type: ignore[misc]
                 _logger.exception("a log record could not be encoded")
 
 
-class SpanExporter(_Outlet, _trace_export.SpanExporter):  # type: ignore[misc]
+class SpanExporter(_Outlet, _trace_export.SpanExporter):  # type: ignore[misc] # typed only where the SDK is
     """For where an exporter is asked for: use it with SimpleSpanProcessor, which has no thread.
 
     The arguments are those of `Client`.
@@ -143,7 +142,7 @@ class SpanExporter(_Outlet, _trace_export.SpanExporter):  # type: ignore[misc]
         return result.SUCCESS if taken else result.FAILURE
 
 
-class LogRecordExporter(_Outlet, _LogRecordExporter):  # type: ignore[misc]
+class LogRecordExporter(_Outlet, _LogRecordExporter):  # type: ignore[misc] # typed only where the SDK is
     """For where an exporter is asked for: use it with SimpleLogRecordProcessor.
 
     The arguments are those of `Client`.
