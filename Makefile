@@ -11,11 +11,16 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 build: ## the shared library, the static one, and the command, in target/release
-	$(CARGO) rustc --release --lib --crate-type cdylib
+	+@$(MAKE) --no-print-directory -j2 libraries command
+
+# Both by one run of the compiler: link-time optimisation is most of the time, and is done once.
+libraries:
+	$(CARGO) rustc --release --lib --crate-type cdylib,staticlib
 	ln -sf libtelemetry.so $(OUT)/libtelemetry.so.0
-	$(CARGO) rustc --release --lib --crate-type staticlib --target-dir target/static
-	cp -f target/static/release/libtelemetry.a $(OUT)/libtelemetry.a
+
+command:
 	$(CARGO) build --profile tool --features tool --bin telemetry --target-dir target/tool
+	mkdir -p $(OUT)
 	install -m 755 target/tool/tool/telemetry $(OUT)/telemetry
 
 setup:
@@ -64,4 +69,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) dist demo-out
 
-.PHONY: help build setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean
+.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean

@@ -363,6 +363,17 @@ void telemetry_set_logger(telemetry_log_fn log,
                           void *user,
                           enum telemetry_level level);
 
+/**
+ * Say which worker of its server this process is: 1, 2, 3, ...; 0 (from the start): none.
+ *
+ * Events enqueued from now on bear the number, whoever delivers them, and `"$worker"` in the configured `context`
+ * is replaced by it. It is this process's, for all its clients, and forks inherit it until they set their own: a server
+ * calls this first thing in a new worker. Any thread may call it, no client need be open, and nothing is allocated or locked.
+ *
+ * TELEMETRY_INVALID above 65535; the number is then what it was.
+ */
+telemetry_status telemetry_set_worker(uint32_t number);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

@@ -7,6 +7,7 @@
 //!   exactly one thread builds this process's world.
 
 use super::control::Control;
+use super::worker;
 use crate::delivery::engine::{Desk, Engine, Settings};
 use crate::delivery::media::Media;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_STOP, Words};
@@ -131,7 +132,7 @@ impl Client {
     #[inline(always)]
     fn append(&self, nonce: u64, event: &[u8]) -> Result<Appended<'_>, Refused> {
         let now = if self.coarse { clock::wall_coarse_ns() } else { clock::wall_precise_ns() };
-        self.log(nonce).append(0, now, event, || self.control().state.is(nonce))
+        self.log(nonce).append(worker::number(), now, event, || self.control().state.is(nonce))
     }
 
     /// What [`Client::enqueue_fast`] left to do for an event that was taken with attention.

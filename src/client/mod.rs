@@ -13,3 +13,4 @@ pub mod handle;
 pub mod life;
 pub mod open;
 pub mod upload;
+pub mod worker;

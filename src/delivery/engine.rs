@@ -404,7 +404,8 @@ impl Engine {
     fn take(&mut self, desk: &Desk<'_>, source: Source, found: Found<'_>, anyway: bool) -> bool {
         let Found { at, fields, body, pid } = found;
         let id = record::event_id(fields.time_ns, fields.nonce, fields.position);
-        let stamp = Stamp { id: &id, time_ns: fields.time_ns, pid, generation: fields.nonce };
+        let stamp =
+            Stamp { id: &id, time_ns: fields.time_ns, pid, generation: fields.nonce, worker: fields.worker };
         let limit = self.body_limit();
         let rules = &self.settings.rules;
         let allowed = match rules.redact(&*self.format, body) {

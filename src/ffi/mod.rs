@@ -15,6 +15,7 @@
 mod error;
 mod exit;
 mod logger;
+mod worker;
 
 use crate::client::handle::{Client, Fast, Status};
 use crate::client::life::Snapshot;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub use error::telemetry_last_error;
 pub use logger::{telemetry_level, telemetry_log_fn, telemetry_set_logger};
+pub use worker::telemetry_set_worker;
 
 /// A client: one destination with its own queue. Valid in the process that opened it and in every fork of it.
 pub struct telemetry {

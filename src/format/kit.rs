@@ -26,6 +26,7 @@ pub fn event(format: &dyn Format, raw: &str) -> Result<(Taken, String), Invalid>
         time_ns: 1_795_228_198_004_000_000,
         pid: 1,
         generation: 1,
+        worker: 0,
     };
     let mut out = b"before".to_vec();
     let taken = format.event(&mut out, raw.as_bytes(), &stamp)?;

@@ -38,6 +38,8 @@ pub struct Stamp<'a> {
     pub pid: u32,
     /// That process's generation.
     pub generation: u64,
+    /// Its number among the workers of its server, 0 for none.
+    pub worker: u16,
 }
 
 /// The event is not what the format needs; the text is for logs and the dead letter file.

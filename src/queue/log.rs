@@ -208,7 +208,7 @@ impl<'a> Log<'a> {
     #[inline(always)]
     pub fn append(
         &self,
-        kind: u16,
+        worker: u16,
         time_ns: u64,
         body: &[u8],
         same: impl Fn() -> bool,
@@ -236,8 +236,8 @@ impl<'a> Log<'a> {
         let tag = record::tag(self.nonce, at);
         let cell = segment.word(offset);
         cell.store(record::reserved(tag, body.len()), Ordering::Relaxed);
-        let crc = self.check(kind, time_ns, at, body);
-        segment.write(offset, Fields { crc, kind, time_ns, nonce: self.nonce, position: at }, body);
+        let crc = self.check(worker, time_ns, at, body);
+        segment.write(offset, Fields { crc, worker, time_ns, nonce: self.nonce, position: at }, body);
         let word = record::committed(tag, body.len());
         cell.store(word, order(Site::Commit, Ordering::Release));
         let before = self.cursors.accepted.fetch_add(1, Ordering::Relaxed);
@@ -258,12 +258,12 @@ impl<'a> Log<'a> {
     }
 
     #[inline(always)]
-    fn check(&self, kind: u16, time_ns: u64, at: Position, body: &[u8]) -> u32 {
+    fn check(&self, worker: u16, time_ns: u64, at: Position, body: &[u8]) -> u32 {
         #[cfg(not(loom))]
         if self.checked {
-            return record::crc(kind, time_ns, self.nonce, at, body);
+            return record::crc(worker, time_ns, self.nonce, at, body);
         }
-        let _ = (kind, time_ns, at, body);
+        let _ = (worker, time_ns, at, body);
         0
     }
 

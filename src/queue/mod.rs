@@ -4,7 +4,7 @@
 //!   tail = segment:32 | offset:32          head <= tail, both only ever grow within a generation
 //!
 //!   segment number s lives in slot s mod n  | header 256 | record | record | ... | pad |
-//!   record: 8-byte aligned                 | commit word | crc kind flags | time | nonce | position | body |
+//!   record: 8-byte aligned                 | commit word | crc worker 0:16 | time | nonce | position | body |
 //!   commit word                            | tag(nonce, position):32 | reserved pad taken:3 | length:29 |
 //! ```
 //!

@@ -104,8 +104,8 @@ pub const fn read(word: u64, tag: u64) -> Word {
 /// The check of a spooled record: over its fields, its length and its body (CRC32C, RFC 3720 B.4).
 #[cfg(not(loom))]
 #[inline(always)]
-pub fn crc(kind: u16, time_ns: u64, nonce: u64, position: Position, body: &[u8]) -> u32 {
-    let fields = [u64::from(kind) | (body.len() as u64) << 32, time_ns, nonce, position];
+pub fn crc(worker: u16, time_ns: u64, nonce: u64, position: Position, body: &[u8]) -> u32 {
+    let fields = [u64::from(worker) | (body.len() as u64) << 32, time_ns, nonce, position];
     let mut bytes = [0u8; 32];
     for (to, from) in bytes.chunks_exact_mut(8).zip(fields) {
         to.copy_from_slice(&from.to_ne_bytes());

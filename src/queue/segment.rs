@@ -25,8 +25,8 @@ type Body = loom::cell::UnsafeCell<u64>;
 pub struct Fields {
     /// Of header and body; 0 in memory, where nothing can rot.
     pub crc: u32,
-    /// What the body is: 0 an event.
-    pub kind: u16,
+    /// The number of the worker that enqueued it, 0 for none.
+    pub worker: u16,
     /// Wall clock at enqueue, in nanoseconds.
     pub time_ns: u64,
     /// The generation's nonce.
@@ -108,7 +108,7 @@ impl<'a> Segment<'a> {
         let p = (self.addr + offset as usize) as *mut u8;
         // SAFETY: the caller reserved `footprint(body.len())` bytes here and nobody else writes them.
         unsafe {
-            p.add(8).cast::<u64>().write(u64::from(f.crc) | u64::from(f.kind) << 32);
+            p.add(8).cast::<u64>().write(u64::from(f.crc) | u64::from(f.worker) << 32);
             p.add(16).cast::<u64>().write(f.time_ns);
             p.add(24).cast::<u64>().write(f.nonce);
             p.add(32).cast::<u64>().write(f.position);
@@ -124,7 +124,7 @@ impl<'a> Segment<'a> {
             let first = p.add(8).cast::<u64>().read();
             Fields {
                 crc: first as u32,
-                kind: (first >> 32) as u16,
+                worker: (first >> 32) as u16,
                 time_ns: p.add(16).cast::<u64>().read(),
                 nonce: p.add(24).cast::<u64>().read(),
                 position: p.add(32).cast::<u64>().read(),
@@ -218,7 +218,7 @@ mod modelled {
 
         /// No fields in a model.
         pub fn fields(self, _: u32) -> Fields {
-            Fields { crc: 0, kind: 0, time_ns: 0, nonce: 0, position: 0 }
+            Fields { crc: 0, worker: 0, time_ns: 0, nonce: 0, position: 0 }
         }
 
         /// The body.

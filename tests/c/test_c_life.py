@@ -1,5 +1,7 @@
 """Life and death of clients, and of the processes that hold them."""
 
+import json
+
 import pytest
 from programs import DETECTORS
 
@@ -88,3 +90,14 @@ def test_setenv_storm(run):
 
 def test_enqueue_makes_no_system_call(run):
     run("no_syscall", check=False)
+
+
+@pytest.mark.parametrize("kind", ["fork", "_Fork"])
+@pytest.mark.parametrize("what", ["flushed", "killed"])
+def test_events_bear_the_number_of_their_worker(run, collector, tmp_path, what, kind):
+    run("worker", what, kind, env={"TEST_SPOOL": str(tmp_path / "spool")}, check=False)
+    lines = collector.out.read_text().splitlines()
+    # What was in flight when its sender died comes again, under its id.
+    events = {event["id"]: event for event in map(json.loads, lines)}.values()
+    assert sorted(event["number"] for event in events) == [0, 1, 1, 2, 2, 3, 3, 65535]
+    assert [event for event in events if event["worker"] != event["number"]] == []

@@ -16,7 +16,7 @@ pub const NOW: u64 = 1_795_228_198_004_000_123;
 pub const BOTH: [Encoding; 2] = [Encoding::Protobuf, Encoding::Json];
 
 pub fn stamp() -> Stamp<'static> {
-    Stamp { id: ID.as_bytes().try_into().unwrap(), time_ns: NOW, pid: 4711, generation: 0xab }
+    Stamp { id: ID.as_bytes().try_into().unwrap(), time_ns: NOW, pid: 4711, generation: 0xab, worker: 0 }
 }
 
 /// What each signal's request is called.

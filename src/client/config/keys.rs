@@ -175,7 +175,7 @@ pub const KEYS: &[Key] = &[
         "context",
         "an object; for ndjson and json without id and timestamp",
         "Merged into each event where its format has room for it; a member the event has wins. The strings `$pid`, \
-         `$host` and `$generation` are replaced by those of the process that enqueued it.",
+         `$host`, `$worker` and `$generation` are replaced by those of the process that enqueued it.",
     ),
     choice(
         "compression",

@@ -4,11 +4,12 @@
 //! - A member that the event has wins, whatever its value is, and every byte of the event stays as it was.
 //! - An event that has something else than an object where the members belong is left alone; `null` is as if it were not
 //!   there. Of keys that are there twice the last one counts, as with most readers of JSON.
-//! - Process and generation are those that enqueued the event, which the queue knows, and not those that deliver it.
+//! - Process, generation and worker number are those that enqueued the event, which the queue knows, and not those that deliver it.
 #![forbid(unsafe_code)]
 
 use super::edit::Edit;
 use super::scan::{Malformed, Scan};
+use crate::format::Stamp;
 use std::borrow::Cow;
 use std::io::Write;
 
@@ -18,6 +19,7 @@ enum Piece {
     Text(Vec<u8>),
     Pid,
     Generation,
+    Worker,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -45,8 +47,8 @@ impl Context {
     }
 
     /// The event with the members that the object at that place lacks.
-    pub fn merge<'a>(&self, raw: &'a [u8], place: &[&str], pid: u32, generation: u64) -> Cow<'a, [u8]> {
-        let merged = self.place(raw, place, pid, generation);
+    pub fn merge<'a>(&self, raw: &'a [u8], place: &[&str], stamp: &Stamp<'_>) -> Cow<'a, [u8]> {
+        let merged = self.place(raw, place, stamp);
         merged.map_or(Cow::Borrowed(raw), |(at, text)| {
             let mut edit = Edit::new(raw);
             edit.replace(at).extend_from_slice(&text);
@@ -59,8 +61,7 @@ impl Context {
         &self,
         raw: &[u8],
         mut place: &[&str],
-        pid: u32,
-        generation: u64,
+        stamp: &Stamp<'_>,
     ) -> Option<(std::ops::Range<usize>, Vec<u8>)> {
         let mut scan = Scan::new(raw, 0);
         let mut top = true;
@@ -70,7 +71,7 @@ impl Context {
                 b'n' if !top => {
                     let null = scan.skip().ok()?;
                     let mut text = Vec::new();
-                    self.nested(&mut text, place, pid, generation);
+                    self.nested(&mut text, place, stamp);
                     return Some((null, text));
                 }
                 _ => return None,
@@ -104,29 +105,29 @@ impl Context {
                 (Some((name, below)), None) => {
                     string(&mut text, name);
                     text.push(b':');
-                    self.nested(&mut text, below, pid, generation);
+                    self.nested(&mut text, below, stamp);
                 }
                 (None, _) if there.iter().all(|there| *there) => return None,
-                (None, _) => self.list(&mut text, &there, pid, generation),
+                (None, _) => self.list(&mut text, &there, stamp),
             }
             return Some((end..end, text));
         }
     }
 
     /// An object for each level that is left, and all members in the last.
-    fn nested(&self, out: &mut Vec<u8>, place: &[&str], pid: u32, generation: u64) {
+    fn nested(&self, out: &mut Vec<u8>, place: &[&str], stamp: &Stamp<'_>) {
         for name in place {
             out.push(b'{');
             string(out, name);
             out.push(b':');
         }
         out.push(b'{');
-        self.list(out, &[], pid, generation);
+        self.list(out, &[], stamp);
         out.resize(out.len() + place.len() + 1, b'}');
     }
 
     /// The members that are not there yet.
-    fn list(&self, out: &mut Vec<u8>, there: &[bool], pid: u32, generation: u64) {
+    fn list(&self, out: &mut Vec<u8>, there: &[bool], stamp: &Stamp<'_>) {
         let mut comma = false;
         for (n, member) in self.members.iter().enumerate() {
             if there.get(n) == Some(&true) {
@@ -141,8 +142,9 @@ impl Context {
                 // Writing to a vector cannot fail.
                 let _ = match piece {
                     Piece::Text(text) => out.write_all(text),
-                    Piece::Pid => write!(out, "{pid}"),
-                    Piece::Generation => write!(out, "\"{generation:016x}\""),
+                    Piece::Pid => write!(out, "{}", stamp.pid),
+                    Piece::Generation => write!(out, "\"{:016x}\"", stamp.generation),
+                    Piece::Worker => write!(out, "{}", stamp.worker),
                 };
             }
         }
@@ -163,7 +165,7 @@ fn pieces(value: &str, host: &str) -> Result<Vec<Piece>, Malformed> {
     let mut words = Vec::new();
     let mut scan = Scan::new(text, 0);
     let whole = scan.each_string(|string| {
-        let word = ["$pid", "$host", "$generation"].into_iter().find(|word| string.is(word));
+        let word = ["$pid", "$host", "$generation", "$worker"].into_iter().find(|word| string.is(word));
         words.extend(word.map(|word| (string.start, word)));
     })?;
     scan.end()?;
@@ -178,6 +180,7 @@ fn pieces(value: &str, host: &str) -> Result<Vec<Piece>, Malformed> {
         push(match word {
             "$pid" => Piece::Pid,
             "$generation" => Piece::Generation,
+            "$worker" => Piece::Worker,
             _ => {
                 let mut name = Vec::new();
                 self::string(&mut name, host);
@@ -200,6 +203,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    const STAMP: Stamp<'_> = Stamp { id: &[b'0'; 36], time_ns: 1, pid: 4711, generation: 0xAB, worker: 3 };
+
     fn context(members: &[(&str, &str)]) -> Context {
         let owned: Vec<_> =
             members.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
@@ -207,7 +212,7 @@ mod tests {
     }
 
     fn merged(members: &[(&str, &str)], place: &[&str], raw: &str) -> String {
-        let out = context(members).merge(raw.as_bytes(), place, 4711, 0xAB).into_owned();
+        let out = context(members).merge(raw.as_bytes(), place, &STAMP).into_owned();
         String::from_utf8(out).unwrap()
     }
 
@@ -219,13 +224,14 @@ mod tests {
                     ("pid", "\"$pid\""),
                     ("host", r#""$h\u006fst""#),
                     ("gen", "\"$generation\""),
+                    ("worker", "\"$worker\""),
                     ("s", "\"$pid \""),
                     ("n", " 1.50 ")
                 ],
                 &[],
                 "{}"
             ),
-            r#"{"pid":4711,"host":"web-\"1\"","gen":"00000000000000ab","s":"$pid ","n": 1.50}"#
+            r#"{"pid":4711,"host":"web-\"1\"","gen":"00000000000000ab","worker":3,"s":"$pid ","n": 1.50}"#
         );
         assert_eq!(
             merged(&[("a", r#"{"$pid":"$pid","l":["$pid",["$generation"],"x"]}"#)], &[], "{}"),
@@ -248,7 +254,7 @@ mod tests {
             assert_eq!(merged(&members, &[], raw), out, "{raw}");
         }
         let raw = br#"{"b\"":0,"a":{}}"#;
-        assert!(matches!(context(&members).merge(raw, &[], 1, 1), Cow::Borrowed(_)));
+        assert!(matches!(context(&members).merge(raw, &[], &STAMP), Cow::Borrowed(_)));
     }
 
     #[test]
@@ -321,7 +327,7 @@ mod tests {
             let text = if pretty { serde_json::to_string_pretty(&event).unwrap() } else { event.to_string() };
             let place: Vec<&str> = place.iter().map(String::as_str).collect();
             let owned: Vec<(String, String)> = members.iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
-            let out = Context::parse(&owned, "h").unwrap().merge(text.as_bytes(), &place, 1, 1).into_owned();
+            let out = Context::parse(&owned, "h").unwrap().merge(text.as_bytes(), &place, &STAMP).into_owned();
 
             fn model(at: &mut Value, place: &[&str], members: &[(String, String)]) -> bool {
                 if at.is_null() {
@@ -348,11 +354,11 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(text in proptest::collection::vec(any::<u8>(), 0..60), cut in 0usize..40) {
             let context = context(&[("a", "1")]);
-            context.merge(&text, &["p", "q"], 1, 1);
+            context.merge(&text, &["p", "q"], &STAMP);
             let mut broken = br#"{"p":{"q":{"b":[1,"\u0061"]},"r":null},"s":0}"#.to_vec();
             broken.truncate(cut);
             broken.extend_from_slice(&text);
-            context.merge(&broken, &["p", "q"], 1, 1);
+            context.merge(&broken, &["p", "q"], &STAMP);
         }
     }
 }

@@ -48,9 +48,7 @@ impl Rules {
     /// The event with its context, where the format leaves that to us.
     pub fn add_context<'a>(&self, format: &dyn Format, text: &'a [u8], stamp: &Stamp<'_>) -> Cow<'a, [u8]> {
         let context = self.context.as_ref().and_then(|context| Some((context, format.context_at()?)));
-        context.map_or(Cow::Borrowed(text), |(context, place)| {
-            context.merge(text, place, stamp.pid, stamp.generation)
-        })
+        context.map_or(Cow::Borrowed(text), |(context, place)| context.merge(text, place, stamp))
     }
 }
 
@@ -92,7 +90,7 @@ mod tests {
         }
     }
 
-    const STAMP: Stamp<'_> = Stamp { id: &[b'0'; 36], time_ns: 1, pid: 2, generation: 3 };
+    const STAMP: Stamp<'_> = Stamp { id: &[b'0'; 36], time_ns: 1, pid: 2, generation: 3, worker: 4 };
 
     #[test]
     fn nothing_serialized_passes_redaction() {

@@ -122,18 +122,20 @@ pub struct Otlp {
 enum Dynamic {
     Pid,
     Generation,
+    Worker,
 }
 
 impl Otlp {
-    /// `resource` are the attributes of the resource of plain records. Those that are `"$pid"` or `"$generation"` are
-    /// attributes of each record instead: the number of the process that enqueued it, and its generation in 16
-    /// hexadecimal digits.
+    /// `resource` are the attributes of the resource of plain records. Those that are `"$pid"`, `"$worker"` or `"$generation"`
+    /// are attributes of each record instead: the number of the process that enqueued it, its number among the workers,
+    /// and its generation in 16 hexadecimal digits.
     pub fn new(signal: Signal, encoding: Encoding, resource: &[(String, Value)]) -> Otlp {
         let (mut fixed, mut dynamic) = (Vec::new(), Vec::new());
         for (key, value) in resource {
             match value.as_str() {
                 Some("$pid") => dynamic.push((key.clone(), Dynamic::Pid)),
                 Some("$generation") => dynamic.push((key.clone(), Dynamic::Generation)),
+                Some("$worker") => dynamic.push((key.clone(), Dynamic::Worker)),
                 _ => fixed.push((key.clone(), value.clone())),
             }
         }
@@ -150,6 +152,7 @@ impl Otlp {
         for (key, what) in &self.dynamic {
             let value = match what {
                 Dynamic::Pid => ExtraValue::Integer(i64::from(stamp.pid)),
+                Dynamic::Worker => ExtraValue::Integer(i64::from(stamp.worker)),
                 Dynamic::Generation => ExtraValue::Text(Cow::Owned(format!("{:016x}", stamp.generation))),
             };
             extras.push(Extra { key, value });

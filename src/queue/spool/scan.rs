@@ -150,7 +150,7 @@ impl Scan {
         let first = word(1)?;
         let fields = Fields {
             crc: first as u32,
-            kind: (first >> 32) as u16,
+            worker: (first >> 32) as u16,
             time_ns: word(2)?,
             nonce: word(3)?,
             position: word(4)?,
@@ -158,7 +158,7 @@ impl Scan {
         let here = position(self.header.number, offset);
         let right = fields.nonce == self.header.nonce
             && fields.position == here
-            && fields.crc == record::crc(fields.kind, fields.time_ns, fields.nonce, here, body);
+            && fields.crc == record::crc(fields.worker, fields.time_ns, fields.nonce, here, body);
         if right { Ok(Found { offset, next: next as u32, fields, body }) } else { Err(Damage::Check) }
     }
 }
