@@ -189,6 +189,9 @@ def test_term_right_after_the_last_answer(
     assert sums.accepted >= 402
     assert (sums.lost, sums.duplicates, sums.unknown) == (0, 0, 0)
     assert collector.stats()["duplicates"] == 0
+    numbers = {(event["pid"], event.get("worker")) for event in collector.events()}
+    assert len(numbers) == len({pid for pid, _ in numbers}), "each process has one number"
+    assert {number for pid, number in numbers if pid != server.process.pid} <= {1, 2, 3, 4}
     if name == "prefork":  # none answered more than the 50 it may, so more than four were needed
         assert max(row.accepted for row in compare(accepted, [])) <= 50
         assert len({pid for pid, _ in accepted}) > WORKERS + 1

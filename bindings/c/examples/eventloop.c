@@ -98,8 +98,9 @@ static void serve(telemetry_t *t, int fd) {
 }
 
 /* One process's loop, until TERM or INT, which arrive as a descriptor: there is no handler, so there is no race. */
-static int work(void *argument) {
+static int work(void *argument, int number) {
   const struct server *server = argument;
+  telemetry_set_worker((uint32_t)number); /* "$worker" of its events */
   sigset_t stops;
   sigemptyset(&stops);
   sigaddset(&stops, SIGTERM);
@@ -151,7 +152,8 @@ int main(int argc, char **argv) {
     return 2;
   }
   /* What this leaves out comes from the environment: TELEMETRY_ENDPOINT, TELEMETRY_SPOOL_DIR, ... */
-  if (telemetry_open("{\"batch\":{\"max_age_ms\":200}}", &server.telemetry) != TELEMETRY_OK) {
+  static const char config[] = "{\"batch\":{\"max_age_ms\":200},\"context\":{\"worker\":\"$worker\"}}";
+  if (telemetry_open(config, &server.telemetry) != TELEMETRY_OK) {
     char why[256];
     telemetry_last_error(why, sizeof why);
     fprintf(stderr, "telemetry: %s\n", why);

@@ -46,19 +46,22 @@ static long now_ms(void) {
   return now.tv_sec * 1000L + now.tv_nsec / 1000000;
 }
 
-/* Forks one worker, which leaves with what `work` returns, through exit(): that delivers its events. */
-static pid_t start_worker(int (*work)(void *), void *argument) {
+/* What a worker does; `number` is from 1 on, and that of the one it replaces. Its result is the exit status. */
+typedef int work_fn(void *argument, int number);
+
+/* Forks one worker, which leaves through exit(): that delivers its events. */
+static pid_t start_worker(work_fn *work, void *argument, int number) {
   pid_t master = getpid(), pid;
   fflush(NULL); /* or the worker's exit() would write the master's output again */
   pid = fork();
   if (pid != 0) return pid;
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != master) raise(SIGTERM); /* it died before that */
-  exit(work(argument));
+  exit(work(argument, number));
 }
 
 /* Keeps `count` workers until TERM or INT; 0 if then all of them ended well within GRACE_MS. */
-static int run_workers(int count, int (*work)(void *), void *argument) {
+static int run_workers(int count, work_fn *work, void *argument) {
   pid_t pids[MOST_WORKERS] = {0};
   sigset_t awaited;
   sigemptyset(&awaited);
@@ -71,7 +74,7 @@ static int run_workers(int count, int (*work)(void *), void *argument) {
   long over = 0; /* when to kill those that are left; 0 while serving */
   for (;;) {
     for (int i = 0; !over && i < count; i++) {
-      if (pids[i] == 0 && (pids[i] = start_worker(work, argument)) > 0) running++;
+      if (pids[i] == 0 && (pids[i] = start_worker(work, argument, i + 1)) > 0) running++;
       if (pids[i] < 0) {
         perror("fork"); /* tried again in a second */
         pids[i] = 0;
