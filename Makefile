@@ -58,6 +58,22 @@ fuzz: ## fuzz the reading of a spool for a minute each (SECONDS=n for another ti
 generate: ## write the header and the README's table of keys anew
 	UPDATE=1 $(CARGO) test --test generated
 
+PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib
+INSTALL  = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' DESTDIR='$(DESTDIR)' OUT='$(OUT)' bindings/c/install.sh
+LICENSES = $(OUT)/THIRD-PARTY-LICENSES.txt
+
+# Not made anew by `sudo make install`: root may have no cargo.
+build: $(LICENSES)
+$(LICENSES): Cargo.lock bindings/third_party.py
+	$(PYTHON) bindings/third_party.py $@ --features tool
+
+install: $(if $(wildcard $(OUT)/libtelemetry.so),,build) $(LICENSES) ## library, headers, command, man pages (PREFIX= DESTDIR= LIBDIR=)
+	@$(INSTALL) install
+
+uninstall: ## remove what install put there, and nothing else
+	@$(INSTALL) uninstall
+
 lint: ## formatting and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --features tool --all-targets -- -D warnings
@@ -69,4 +85,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) dist demo-out
 
-.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean
+.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall

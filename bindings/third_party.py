@@ -131,7 +131,7 @@ def rust() -> tuple[Crate, list[Text]]:
     note = (
         "The Rust standard library, copyright the Rust Project contributors, with parts of\n"
         f"{RUST_PARTS},\n"
-        "copyright their authors. All of it may be used under MIT; its tables of Unicode are under\n"
+        "copyright their authors. All may be used under MIT; the tables of Unicode are under\n"
         "Unicode-3.0, whose text is that of the package unicode-ident."
     )
     return Crate("Rust standard library", version.split()[1], "MIT OR Apache-2.0"), [
