@@ -66,8 +66,13 @@ to_prefix() { # to_prefix THE-DIRECTORY'S-NAME-IN-THE-FILE DIRECTORY
 }
 
 fill() { # fill TEMPLATE TO
-    local pc_prefix text
+    local pc_prefix pc_libdir text
     pc_prefix=$(to_prefix "\${pcfiledir}" "$LIBDIR/pkgconfig")
+    pc_libdir="\${pcfiledir}/.."
+    if [ "$PREFIX" = /usr ]; then
+        # The system's own directories, by their names: pkg-config leaves those out, and puts a sysroot before them.
+        pc_prefix=/usr pc_libdir=$LIBDIR
+    fi
     text=$(cat "$1")
     text=${text//@VERSION@/$version}
     text=${text//@MAJOR@/$major}
@@ -75,7 +80,7 @@ fill() { # fill TEMPLATE TO
     text=${text//@SONAME@/$soname}
     text=${text//@POINTER@/$pointer}
     text=${text//@PREFIX@/"${pc_prefix// /\\ }"}
-    text=${text//@LIBDIR@/"\${pcfiledir}/.."}
+    text=${text//@LIBDIR@/"${pc_libdir// /\\ }"}
     text=${text//@CMAKE_PREFIX@/"$(to_prefix "\${CMAKE_CURRENT_LIST_DIR}" "$cmake")"}
     printf '%s\n' "$text" >"$2"
 }
