@@ -104,7 +104,7 @@ stripped() { # stripped FLAG FROM TO
 }
 
 # Whether the loader finds libraries in LIBDIR by itself.
-is_searched() { ldconfig -N -X -v 2>/dev/null | grep -qE "^$LIBDIR(:| \()"; }
+is_searched() { ldconfig -N -X -v 2>/dev/null | sed -n 's/^\(\/[^:]*\):.*/\1/p' | grep -xF "$LIBDIR" >/dev/null; }
 
 # Tells the loader what came or went. Only on the machine itself, never below DESTDIR.
 refresh() {
