@@ -74,6 +74,9 @@ install: $(if $(wildcard $(OUT)/libtelemetry.so),,build) $(LICENSES) ## library,
 uninstall: ## remove what install put there, and nothing else
 	@$(INSTALL) uninstall
 
+deb: build ## Debian packages of the library, the headers and the command, in dist
+	bindings/debian/build.sh
+
 lint: ## formatting and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --features tool --all-targets -- -D warnings
@@ -85,4 +88,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) dist demo-out
 
-.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall
+.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb
