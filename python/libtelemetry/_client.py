@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import operator
 import os
 import time
 import weakref
@@ -38,20 +39,21 @@ class Client:
     Raises ConfigError for a bad configuration and LibraryNotFound without the library.
     """
 
-    __slots__ = ("__weakref__", "_config", "_exit_ms", "_handle", "_native", "_put")
+    __slots__ = ("__weakref__", "_config", "_exit_ms", "_handle", "_native", "_ours", "_put")
 
     def __init__(
         self, endpoint: str | None = None, *, format: str | None = None, **keys: Any
     ) -> None:
         config = {"endpoint": endpoint, "format": format, **keys}
+        self._ours = True
         self._exit_ms = _exit_ms(keys)
-        self._open(_as_json({key: value for key, value in config.items() if value is not None}))
-        if (keys.get("on_full") or os.environ.get("TELEMETRY_ON_FULL")) == "block":
-            self._put = self._native.enqueue_waiting
+        self._open(
+            _as_json({key: value for key, value in config.items() if value is not None}),
+            (keys.get("on_full") or os.environ.get("TELEMETRY_ON_FULL")) == "block",
+        )
         _exit.install(_flush_all)
 
-    def _open(self, config: str) -> None:
-        self._config = config
+    def _open(self, config: str, may_wait: bool) -> None:
         native = load()
         handle = ctypes.c_void_p()
         status = native.open(config.encode(), ctypes.byref(handle))
@@ -60,12 +62,48 @@ class Client:
         if status != OK or not handle.value:
             kind = OSError if status == IO else RuntimeError
             raise kind(f"the client could not be opened: {native.error_text(status)}")
-        self._native = native
-        self._handle = handle
-        self._put = native.enqueue
-        _live[handle.value] = weakref.ref(self)
+        self._config = config
+        self._bind(native, handle, may_wait)
         # Not at interpreter exit: there everything is flushed within one budget.
         weakref.finalize(self, _release, native, handle.value).atexit = False
+
+    @classmethod
+    def _wrap(
+        cls: type[_Self],
+        native: Native,
+        handle: int,
+        *,
+        exit_ms: int = 1000,
+        may_wait: bool = False,
+        config: str = "{}",
+    ) -> _Self:
+        """A client around the ``telemetry_t *`` at address `handle`, which somebody else opened.
+
+        `native` are the functions of the library that opened it. The handle stays the opener's, who
+        keeps it valid as long as the client is used: the end of the client object neither flushes
+        nor closes it, but `flush` and `shutdown` do what they do anywhere. When the interpreter
+        ends it is flushed for at most `exit_ms` (0: not waited for). `may_wait` says that it was
+        opened with ``on_full="block"``, so that enqueueing must give the GIL away. `config` is
+        what is known of its configuration, as JSON: `repr` looks for ``endpoint`` there, and
+        `libtelemetry.logging.Handler` for ``format``. It cannot be pickled.
+        """
+        if not handle:
+            raise ValueError("handle is the address of an open telemetry_t, not 0")
+        self = cls.__new__(cls)
+        self._config = config
+        self._ours = False
+        self._exit_ms = exit_ms
+        self._bind(native, ctypes.c_void_p(handle), may_wait)
+        weakref.finalize(self, _forget, handle).atexit = False
+        _exit.install(_flush_all)
+        return self
+
+    def _bind(self, native: Native, handle: ctypes.c_void_p, may_wait: bool) -> None:
+        self._native = native
+        self._handle = handle
+        self._put = native.enqueue_waiting if may_wait else native.enqueue
+        if handle.value:
+            _live[handle.value] = weakref.ref(self)
 
     def enqueue(self, event: dict[str, Any] | str | bytes | bytearray | memoryview) -> bool:
         """Give one event to the queue; True if it was taken.
@@ -191,10 +229,16 @@ class Client:
 
     def __repr__(self) -> str:
         # Not the whole configuration: it may hold credentials.
-        endpoint = json.loads(self._config).get("endpoint", "endpoint from the environment")
+        other = "endpoint from the environment" if self._ours else "opened by the server"
+        endpoint = json.loads(self._config).get("endpoint", other)
         return f"<{type(self).__name__} {endpoint.split('?')[0].split('@')[-1]}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not self._ours:
+            raise TypeError(
+                f"a {type(self).__name__} that the server opened cannot be pickled: it belongs to "
+                "this process and its forks"
+            )
         return _equal_client, (type(self), self._config)
 
     def __copy__(self: _Self) -> _Self:
@@ -264,11 +308,20 @@ def _release(native: Native, handle: int) -> None:
     native.free(handle)
 
 
+def _forget(handle: int) -> None:
+    """The client object around somebody else's handle is gone; perhaps there is a newer one."""
+    ref = _live.get(handle)
+    if ref is not None and ref() is None:
+        del _live[handle]
+
+
 def _equal_client(kind: type[Client], config: str) -> Client:
     """Unpickle: the client of this process with that configuration, else a new one."""
     for ref in list(_live.values()):
         client = ref()
-        if client is not None and type(client) is kind and client._config == config:
+        if client is None or type(client) is not kind or not client._ours:
+            continue
+        if client._config == config:
             return client
     return kind(**json.loads(config))
 
@@ -285,3 +338,22 @@ def _flush_all(most_ms: int = 0xFFFF_FFFE) -> None:
         if client is not None and any(client.stats()):
             spent = int((time.monotonic() - start) * 1000)
             client._flush(max(0, min(client._exit_ms, most_ms) - spent))
+
+
+def set_worker(number: int) -> bool:
+    """Say which worker of its server this process is: what ``"$worker"`` in ``context`` becomes.
+
+    For the whole process and its later forks; 0 is none. False with a library that is too old to
+    know workers, which leaves everything as it is.
+
+    Raises TypeError or ValueError for what is not a whole number from 0 to 4294967295, and
+    LibraryNotFound without the library.
+    """
+    number = operator.index(number)
+    if not 0 <= number <= 0xFFFF_FFFF:
+        raise ValueError(f"number is from 0 to 4294967295, not {number}")
+    function = load().set_worker
+    if function is None:
+        return False
+    function(number)
+    return True

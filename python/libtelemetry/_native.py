@@ -111,22 +111,25 @@ class Native:
     path: str
     version: str
 
-    def __init__(self, path: str) -> None:
-        """Load `path`. Raises OSError or LibraryNotFound."""
+    def __init__(self, path: str | None) -> None:
+        """Load `path`, or take what this program and its libraries export if that is None.
+
+        Raises OSError or LibraryNotFound.
+        """
         waits: Any = ctypes.CDLL(path)
+        self.path = path or "this program"
         try:
             abi = waits.telemetry_abi_version
         except AttributeError:
             raise LibraryNotFound(
-                f"{path}: not libtelemetry, it has no telemetry_abi_version"
+                f"{self.path}: not libtelemetry, it has no telemetry_abi_version"
             ) from None
         abi.restype = ctypes.c_uint32
         if abi() != ABI_VERSION:
             raise LibraryNotFound(
-                f"{path}: has ABI version {abi()}, this package needs {ABI_VERSION}; "
+                f"{self.path}: has ABI version {abi()}, this package needs {ABI_VERSION}; "
                 "install the library and the package from the same release"
             )
-        self.path = path
 
         # No argtypes: conversion by declared types costs as much again as the call. So the caller
         # passes ctypes instances and bytes, never a bare int, which would become a C int.
@@ -148,6 +151,9 @@ class Native:
             ctypes.c_char_p,
             size,
         )
+        # Not in the first release of this ABI version.
+        set_worker = getattr(waits, "telemetry_set_worker", None)
+        self.set_worker = set_worker and _declare(set_worker, ctypes.c_uint32, restype=None)
         self._last_error = _declare(waits.telemetry_last_error, ctypes.c_char_p, size, restype=size)
         self._status_str = _declare(
             waits.telemetry_status_str, ctypes.c_int32, restype=ctypes.c_char_p
