@@ -65,7 +65,7 @@ class Client:
         self._config = config
         self._bind(native, handle, may_wait)
         # Not at interpreter exit: there everything is flushed within one budget.
-        weakref.finalize(self, _release, native, handle.value).atexit = False
+        weakref.finalize(self, _release, native, handle).atexit = False
 
     @classmethod
     def _wrap(
@@ -302,10 +302,16 @@ def _exit_ms(keys: dict[str, Any]) -> int:
     return int(value) if str(value).isdigit() else 1000
 
 
-def _release(native: Native, handle: int) -> None:
-    """The client object is gone. The library flushes, within ``exit_timeout_ms``, and frees."""
-    _live.pop(handle, None)
-    native.free(handle)
+def _release(native: Native, handle: ctypes.c_void_p) -> None:
+    """The client object is gone. The library flushes, within ``exit_timeout_ms``, and frees.
+
+    In a cycle of garbage it is not gone yet: ``__del__`` methods run after this, and may use it. So
+    the client's own handle becomes NULL, which the library refuses, instead of dangling.
+    """
+    address, handle.value = handle.value, None
+    if address:
+        _live.pop(address, None)
+        native.free(address)
 
 
 def _forget(handle: int) -> None:

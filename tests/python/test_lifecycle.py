@@ -59,6 +59,27 @@ def test_a_client_in_a_cycle_is_collected(collector: Collector) -> None:
     assert collector.stats()["unique"] == 1
 
 
+def test_a_client_that_is_used_while_it_is_collected(collector: Collector) -> None:
+    answers = []
+
+    class Owner:
+        def __init__(self) -> None:
+            self.client, self.me = Client(collector.url), self
+            assert self.client.enqueue({"n": 1})
+
+        def __del__(self) -> None:
+            answers.append(self.client.enqueue({"n": 2}))
+            answers.append(self.client.enqueue(b'{"n": 2}'))
+            answers.append(self.client.flush(1))
+            answers.append(self.client.stats().accepted)
+
+    Owner()
+    gc.collect()
+    # The first event was delivered before; what follows is refused.
+    assert answers == [False, False, False, 0]
+    assert [event["n"] for event in collector.events()] == [1]
+
+
 def test_an_idle_client_has_no_thread(make_client: Callable[..., Client]) -> None:
     before = resources()["threads"]
     client = make_client(idle_ms=100)
