@@ -4,6 +4,7 @@ PYTHON  ?= python3
 CARGO   ?= cargo
 VENV    := .venv
 OUT     := target/release
+ACCEL   := python/libtelemetry/_accel.abi3.so
 
 export PYTHON
 
@@ -55,6 +56,18 @@ fuzz: ## fuzz the reading of a spool for a minute each (SECONDS=n for another ti
 	        -max_total_time=$(or $(SECONDS),60) -max_len=4096 || exit 1; \
 	done
 
+accelerator: $(ACCEL) ## the Python client's enqueue in C (optional; needs Python.h)
+
+# For the stable ABI: one file for every CPython from 3.9 on, whichever's headers are used.
+$(ACCEL): python/libtelemetry/_accel.c
+	@include=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))') && \
+	if [ ! -e "$$include/Python.h" ]; then \
+	    echo "$$include/Python.h is not there: install python3-dev, or name another PYTHON" >&2; exit 1; \
+	fi && set -x && \
+	$(CC) -std=c11 -Wall -Wextra -Werror -pedantic -O2 -fPIC -fvisibility=hidden -fstack-protector-strong \
+	    -D_FORTIFY_SOURCE=2 -isystem "$$include" $(CFLAGS) -shared -Wl,-z,relro,-z,now,-z,noexecstack \
+	    -Wl,--as-needed $(LDFLAGS) -o $@ $<
+
 generate: ## write the header and the README's table of keys anew
 	UPDATE=1 $(CARGO) test --test generated
 
@@ -86,6 +99,6 @@ fmt: ## format the code
 
 clean: ## remove what was built
 	$(CARGO) clean
-	rm -rf $(VENV) dist demo-out
+	rm -rf $(VENV) $(ACCEL) dist demo-out
 
-.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb
+.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb accelerator

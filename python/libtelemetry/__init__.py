@@ -10,9 +10,18 @@ no server flag and no thread that you must start. What this package does is call
 ``libtelemetry.so.0``, where queue, delivery and fork protocol live.
 """
 
+from ._accelerator import accelerated
 from ._client import Client, set_worker
 from ._native import ConfigError, LibraryNotFound, Stats
 
 __version__ = "0.1.0"
 
-__all__ = ["Client", "ConfigError", "LibraryNotFound", "Stats", "__version__", "set_worker"]
+__all__ = [
+    "Client",
+    "ConfigError",
+    "LibraryNotFound",
+    "Stats",
+    "__version__",
+    "accelerated",
+    "set_worker",
+]

@@ -71,8 +71,10 @@ def _encode_slowly(event: dict[Any, Any]) -> bytes:
 try:
     from orjson import dumps as _orjson_dumps
 except ImportError:
+    dumps: Callable[..., bytes] | None = None
     encode: Callable[[dict[Any, Any]], bytes] = _encode_slowly
 else:
+    dumps = _orjson_dumps
 
     def encode(event: dict[Any, Any]) -> bytes:
         """`event` as compact UTF-8 JSON."""

@@ -135,6 +135,7 @@ class Native:
         # passes ctypes instances and bytes, never a bare int, which would become a C int.
         self.enqueue: Callable[[Any, Any, Any], int] = ctypes.PyDLL(path).telemetry_enqueue
         self.enqueue_waiting: Callable[[Any, Any, Any], int] = waits.telemetry_enqueue
+        self.enqueue_address = ctypes.cast(waits.telemetry_enqueue, ctypes.c_void_p).value
 
         handle, size, ms = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32
         self.open = _declare(waits.telemetry_open, ctypes.c_char_p, ctypes.POINTER(handle))
