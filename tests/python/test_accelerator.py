@@ -252,6 +252,53 @@ def test_nothing_leaks(version: str, package: Callable[..., str]) -> None:
     run(package(), PYTHONS[version], "-c", LEAKS)
 
 
+DIRECT = """
+import ctypes, operator
+from libtelemetry import _accel, _native
+
+native = _native.load()
+handle = ctypes.c_void_p()
+assert native.open(b'{"endpoint":"file:/dev/null"}', ctypes.byref(handle)) == 0
+
+def queue(dumps, encode=operator.itemgetter("text")):
+    one = _accel.Queue()
+    value, function = ctypes.addressof(handle), native.enqueue_address
+    one._attach(handle, value, function, False, dumps, None, encode)
+    return one
+
+def fails(error):
+    def dumps(*_):
+        raise error
+    return dumps
+
+def raised(action):
+    try:
+        return action()
+    except BaseException as error:
+        return type(error)
+
+# C code that is called with an error set leaves it set, and CPython makes a SystemError of that.
+for dumps in None, fails(ValueError), fails(RecursionError), fails(MemoryError):
+    assert queue(dumps).enqueue({"text": b"{}"}) is True
+assert raised(lambda: queue(fails(KeyboardInterrupt)).enqueue({})) is KeyboardInterrupt
+assert raised(lambda: queue(None, fails(KeyError)).enqueue({})) is KeyError
+assert raised(lambda: queue(lambda *_: "no bytes").enqueue({})) is TypeError
+assert raised(lambda: _accel.Queue().enqueue(b"")) is AttributeError
+assert raised(lambda: _accel.Queue()._attach()) is TypeError
+for addresses in (0, 1), (1, 0), ("1", 1), (1, None), (2**70, 1):
+    wrong = raised(lambda: _accel.Queue()._attach(handle, *addresses, False, None, None, None))
+    assert wrong in (ValueError, TypeError, OverflowError), wrong
+handle.value, address = None, handle.value
+assert queue(None).enqueue(b"{}") is False
+native.free(address)
+"""
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.13"])
+def test_errors_of_what_it_calls(version: str, package: Callable[..., str]) -> None:
+    run(package(), interpreter(version), "-c", DIRECT)
+
+
 SUBINTERPRETERS = """
 import os, sys
 try:
