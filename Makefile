@@ -90,6 +90,9 @@ uninstall: ## remove what install put there, and nothing else
 deb: build ## Debian packages of the library, the headers and the command, in dist
 	bindings/debian/build.sh
 
+wheel: build ## the Python wheel and the source distribution, checked, in dist
+	python/build_wheel.sh
+
 lint: ## formatting and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --features tool --all-targets -- -D warnings
@@ -101,4 +104,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) $(ACCEL) dist demo-out
 
-.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb accelerator
+.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb wheel accelerator
