@@ -90,7 +90,6 @@ def accelerator() -> list[Extension]:
     extension = Extension(
         "libtelemetry._accel",
         [str(source)],
-        define_macros=[("Py_LIMITED_API", "0x03090000")],
         py_limited_api=True,
         # Names of directories would end up in the checksum that the linker stores.
         extra_compile_args=["-g0"],
