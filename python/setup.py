@@ -32,6 +32,12 @@ LIBRARY = "libtelemetry.0.dylib" if sys.platform == "darwin" else "libtelemetry.
 class Build(build_ext):  # type: ignore[misc]  # setuptools has no types
     """The accelerator as far as it can be built, and the library."""
 
+    def build_extensions(self) -> None:
+        # A Python that was installed aside has its own directory as a search path here, where
+        # whoever gets the wheel has nothing, or something else.
+        self.compiler.linker_so = [arg for arg in self.compiler.linker_so if "rpath" not in arg]
+        super().build_extensions()
+
     def run(self) -> None:
         super().run()
         to = Path(self.build_lib, "libtelemetry", LIBRARY)

@@ -31,7 +31,7 @@ def mapped() -> list[str]:
     """The shared objects of ours in this process."""
     with open("/proc/self/maps") as maps:
         paths = {line.split(maxsplit=5)[-1].strip() for line in maps}
-    return sorted(path for path in paths if "telemetry" in os.path.basename(path))
+    return sorted(path for path in paths if "libtelemetry" in path)
 
 
 def import_everything() -> dict[str, str]:
