@@ -4,8 +4,6 @@ A checkout has the package in ``python/`` and the library's source beside it; a 
 has the same source in ``native/``. From a checkout everything is first laid out as in a source
 distribution, in a temporary directory, so that there is one way to build and a file that is missing
 there is missing at once. What is built depends on the sources and on SOURCE_DATE_EPOCH only.
-
-There is no editable build: set PYTHONPATH and LIBTELEMETRY_PATH to work in a checkout.
 """
 
 from __future__ import annotations
@@ -60,6 +58,16 @@ def prepare_metadata_for_build_wheel(directory: str, settings: Settings = None) 
     with _complete_tree():
         name: str = build_meta.prepare_metadata_for_build_wheel(to, settings)
         return name
+
+
+def build_editable(
+    directory: str, settings: Settings = None, metadata_directory: str | None = None
+) -> str:
+    """Refuse: a checkout has no library in the package, and needs no installation either."""
+    raise SystemExit(
+        "libtelemetry: there is no editable installation. To work in a checkout: make build, and "
+        "export PYTHONPATH=python LIBTELEMETRY_PATH=target/release/libtelemetry.so"
+    )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The wheel and the source distribution of the library that `make build` has built, checked, in dist/.
 # Compiles no Rust. The same commit, library and Python give the same bytes.
-# PYTHON names the interpreter (default python3), DIST another directory for the two files,
+# PYTHON names the interpreter (default python3; from 3.10 on), DIST another directory for the two files,
 # LIBTELEMETRY_PREBUILT another library. The tools are in target/packaging, at pinned versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,6 +11,9 @@ venv=target/packaging
 export LIBTELEMETRY_PREBUILT=${LIBTELEMETRY_PREBUILT:-$PWD/target/release/libtelemetry.so}
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.lock)}
 [ -e "$LIBTELEMETRY_PREBUILT" ] || { echo "there is no $LIBTELEMETRY_PREBUILT: make build" >&2; exit 1; }
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    { echo "$python is too old for the tools that make the wheel: set PYTHON to 3.10 or later" >&2; exit 1; }
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 

@@ -70,6 +70,10 @@ class Package(Distribution):  # type: ignore[misc]
 def manifest(key: str) -> str:
     """That text of Cargo.toml's [package], its first table."""
     path = NATIVE / "Cargo.toml"
+    if not path.exists():
+        raise SystemExit(
+            f"libtelemetry: there is no {path}; in a checkout let pip build: pip install ."
+        )
     found = re.search(rf'^{key} = "(.*)"$', path.read_text(encoding="utf-8"), re.M)
     if found is None:
         raise SystemExit(f"libtelemetry: {path} has no {key}")
