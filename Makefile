@@ -2,6 +2,7 @@
 
 PYTHON  ?= python3
 CARGO   ?= cargo
+UWSGI   ?= uwsgi
 VENV    := .venv
 OUT     := target/release
 ACCEL   := python/libtelemetry/_accel.abi3.so
@@ -100,8 +101,16 @@ lint: ## formatting and lints
 fmt: ## format the code
 	$(CARGO) fmt
 
+uwsgi-plugin: PLUGIN_DIR ?= $(OUT)
+uwsgi-plugin: ## uWSGI's plugin, for UWSGI= and into PLUGIN_DIR=, with the library of this tree
+	mkdir -p $(PLUGIN_DIR)
+	uwsgi=$$(realpath "$$(command -v $(UWSGI))") && cd $(PLUGIN_DIR) && \
+	TELEMETRY_CFLAGS="-I$(CURDIR)/include" \
+	TELEMETRY_LIBS="-L$(abspath $(OUT)) -ltelemetry -Wl,-rpath,$(abspath $(OUT))" \
+	"$$uwsgi" --build-plugin $(CURDIR)/bindings/uwsgi && rm -r .uwsgi_plugins_builder
+
 clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) $(ACCEL) dist demo-out
 
-.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb wheel accelerator
+.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb wheel accelerator uwsgi-plugin

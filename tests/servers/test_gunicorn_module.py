@@ -9,13 +9,12 @@ import re
 import signal
 import subprocess
 import threading
-from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 import libtelemetry.gunicorn as module
+from access_kit import Counted, arrived, assert_all
 from harness import (
     BIN,
     EXAMPLES,
@@ -41,35 +40,6 @@ ASGI = {"uvicorn": "uvicorn_worker.UvicornWorker", "asgi": "asgi"}
 LATE = {"TELEMETRY_BATCH_MAX_AGE_MS": "60000", "TELEMETRY_EXIT_TIMEOUT_MS": "10000"}
 
 
-class Counted(Server):
-    """A server, and which statuses it has answered."""
-
-    def __init__(self, *args: Any) -> None:
-        self.answered: Counter[int] = Counter()
-        super().__init__(*args)
-
-    def __enter__(self) -> Counted:
-        return self
-
-    def get(self, path: str, seconds: float = 30.0) -> Any:
-        """The JSON that it answers."""
-        found = super().get(path, seconds)
-        self.answered[200] += 1
-        return found
-
-    def ask(self, method: str, path: str, **headers: str) -> bytes:
-        """A request of any kind; the body as far as it came."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        with contextlib.closing(connection):
-            connection.request(method, path, headers=headers)
-            answer = connection.getresponse()
-            self.answered[answer.status] += 1
-            try:
-                return answer.read()
-            except http.client.IncompleteRead as error:
-                return error.partial
-
-
 def command(
     port: int, directory: Path, *args: str, app: str = "access_app:application"
 ) -> list[str]:
@@ -90,40 +60,6 @@ def gunicorn(
     env.setdefault("TELEMETRY_CONTEXT", '{"number": "$worker"}')
     settings = environment(collector.url, **env)
     return Counted(argv, port, directory / "gunicorn.log", settings)
-
-
-class Arrived(NamedTuple):
-    """What the collector has."""
-
-    requests: list[dict[str, Any]]
-    app: list[dict[str, Any]]
-
-    def numbers(self) -> dict[int, set[int]]:
-        """The processes that each number was given to; 0 for the master."""
-        found: dict[int, set[int]] = defaultdict(set)
-        for event in self.requests + self.app:
-            found[event["number"]].add(event["pid"])
-        return found
-
-
-def arrived(collector: Collector) -> Arrived:
-    requests, app = [], []
-    for event in collector.events():
-        (app if "seq" in event else requests).append(event)
-    assert collector.stats()["duplicates"] == 0
-    return Arrived(requests, app)
-
-
-def assert_all(server: Counted, taken: list[tuple[int, int]], collector: Collector) -> Arrived:
-    """Each event that the application's client took, and each request, is there once."""
-    collector.wait_unique(len(taken) + server.answered.total(), seconds=5)
-    found = arrived(collector)
-    sums = total(compare(taken, found.app))
-    assert (sums.lost, sums.duplicates, sums.unknown) == (0, 0, 0), sums
-    assert Counter(event["status"] for event in found.requests) == server.answered
-    for event in found.requests:
-        assert event["worker"] == event["number"], event
-    return found
 
 
 @pytest.mark.parametrize("kind", WORKERS)
