@@ -7,11 +7,14 @@ that was killed the next one cleans up.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,16 +73,14 @@ def attempt(
     )
 
 
-def start(*argv: str, **more: str) -> subprocess.Popen[str]:
-    """The same, not waited for."""
-    return subprocess.Popen(
-        argv,
-        env=environment(**more),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@contextlib.contextmanager
+def beside(log: Path, *argv: str, **more: str) -> Iterator[harness.Program]:
+    """The same, not waited for; ended with all that it has started when the block ends."""
+    with harness.Program(list(argv), log, environment(**more)) as running:
+        yield running
+        if running.process.poll() is None:
+            os.killpg(running.process.pid, signal.SIGTERM)  # time to remove what it has begun
+            running.process.wait(30)
 
 
 @functools.lru_cache

@@ -173,7 +173,8 @@ def test_c_program(installed: debs.Debs, source: Path, taker: harness.Collector)
 
 
 def test_static_c_program(source: Path, taker: harness.Collector) -> None:
-    archive = debs.libdir() / "libtelemetry.a"
+    archive = debs.run("pkg-config", "--variable=archive", "telemetry").strip()
+    assert Path(archive) == debs.libdir() / "libtelemetry.a"
     program = source.with_suffix("")
     debs.run("cc", source, archive, "-o", program, "-lpthread", "-ldl", "-lm")
     assert len(debs.run(program, taker.url).split()) == 1  # no library is mapped

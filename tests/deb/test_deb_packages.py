@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import re
-import subprocess
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import debs
+import harness
 import pytest
 
 FILE, PROGRAM = "-rw-r--r-- root/root", "-rwxr-xr-x root/root"
@@ -160,11 +160,10 @@ def test_is_dated_by_the_commit(packages: debs.Debs) -> None:
 
 
 def test_two_builds_are_the_same_bytes(
-    packages: debs.Debs, second_build: tuple[subprocess.Popen[str], Path]
+    packages: debs.Debs, second_build: tuple[harness.Program, Path]
 ) -> None:
     build, out = second_build
-    output, _ = build.communicate(timeout=120)
-    assert build.returncode == 0, output
+    assert build.process.wait(120) == 0, build.output()
     again = debs.Debs(out, packages.version)
     for package in debs.PACKAGES:
         first, second = packages.of(package).path, again.of(package).path
@@ -176,6 +175,5 @@ def test_two_builds_are_the_same_bytes(
     }
 
 
-def test_the_checker_is_content(lintian: subprocess.Popen[str]) -> None:
-    output, _ = lintian.communicate(timeout=120)
-    assert lintian.returncode == 0, output
+def test_the_checker_is_content(lintian: harness.Program) -> None:
+    assert lintian.process.wait(120) == 0, lintian.output()
