@@ -27,7 +27,7 @@ from setuptools import build_meta
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("libtelemetry", "examples")
-NATIVE = ("Cargo.toml", "Cargo.lock", "src", "include", "bindings/c/telemetry.map")
+NATIVE = ("Cargo.toml", "Cargo.lock", "src", "include")
 SOURCES = (".py", ".pyi", ".typed", ".c", ".h", ".md", ".in", ".toml")
 
 Settings = Optional[dict[str, Any]]
