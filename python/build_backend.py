@@ -115,10 +115,9 @@ def _lay_out(root: Path, tree: Path) -> None:
 
 
 def _copy(path: Path, to: Path) -> None:
-    # With a mode of its own, not of whoever cloned.
+    # Not its mode, which depends on who cloned.
     to.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, to)
-    to.chmod(0o644)
 
 
 def _rewrite(archive: Path) -> None:

@@ -113,18 +113,18 @@ def test_auditwheel_has_the_same_tag_and_adds_nothing(wheel: Path, tmp_path: Pat
 def test_the_same_sources_give_the_same_bytes(dist: Path, tmp_path: Path) -> None:
     """From another directory that is no checkout, under another umask, at another time of files."""
     tree = tmp_path / "elsewhere"
-    for part in ("python", "src", "include", "bindings"):
-        shutil.copytree(ROOT / part, tree / part, copy_function=shutil.copyfile)
-    for name in ("Cargo.toml", "Cargo.lock", "LICENSE"):
-        shutil.copyfile(ROOT / name, tree / name)
-    (tree / "python" / "build_wheel.sh").chmod(0o755)
-    (tree / "target").mkdir()
-    (tree / "target" / "packaging").symlink_to(ROOT / "target" / "packaging")
-    date = check("git", "log", "-1", "--format=%ct", env=dict(os.environ), cwd=ROOT).strip()
     to = tmp_path / "dist"
     to.mkdir()
+    date = check("git", "log", "-1", "--format=%ct", env=dict(os.environ), cwd=ROOT).strip()
     before = os.umask(0o077)
     try:
+        for part in ("python", "src", "include", "bindings"):
+            shutil.copytree(ROOT / part, tree / part, copy_function=shutil.copyfile)
+        for name in ("Cargo.toml", "Cargo.lock", "LICENSE"):
+            shutil.copyfile(ROOT / name, tree / name)
+        (tree / "python" / "build_wheel.sh").chmod(0o755)
+        (tree / "target").mkdir()
+        (tree / "target" / "packaging").symlink_to(ROOT / "target" / "packaging")
         build_wheel(to, tree, SOURCE_DATE_EPOCH=date)
     finally:
         os.umask(before)
