@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ def sdist(dist: Path) -> Path:
     """The only source distribution there."""
     (found,) = dist.glob("*.tar.gz")
     return found
+
+
+@pytest.fixture(scope="session")
+def installing(
+    sdist: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[packaging_kit.Installing]:
+    """The installation of the source distribution, which may still be under way."""
+    begun = packaging_kit.Installing(sdist, tmp_path_factory.mktemp("sdist"))
+    with begun.program:
+        yield begun
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _begin_early(request: pytest.FixtureRequest) -> None:
+    """It compiles for half a minute: let the tests that come first run meanwhile."""
+    if any("installing" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("installing")
 
 
 @pytest.fixture

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
-from harness import LIBRARY, ROOT
+from harness import LIBRARY, ROOT, Program
 
+# cargo's own variables for a build that is quick: what is proven is that everything is there. The
+# crates are compiled once.
+QUICK = {
+    "CARGO_PROFILE_RELEASE_LTO": "off",
+    "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
+    "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
+    "CARGO_TARGET_DIR": str(ROOT / "target" / "packaging" / "cargo"),
+    "CARGO_NET_OFFLINE": "true",
+}
+# Where cargo and rustup keep what they have.
+HOMES = {key: os.environ[key] for key in ("CARGO_HOME", "RUSTUP_HOME") if key in os.environ}
+HOMES["HOME"] = os.environ["HOME"]
 SITE = "import sysconfig; print(sysconfig.get_path('platlib'))"
 
 
@@ -79,3 +92,29 @@ class Bare:
         return {
             path for path in self.site.rglob("*") if "pip" not in str(path.relative_to(self.site))
         }
+
+
+class Installing:
+    """pip at work on the source distribution, without the network."""
+
+    def __init__(self, sdist: Path, directory: Path) -> None:
+        self.bare = Bare(sys.executable, directory / "venv")
+        options = ["--no-index", "--no-cache-dir", "--find-links", str(_setuptools(directory))]
+        command = ["nice", *map(str, self.bare.pip), "install", *options, str(sdist)]
+        env = {**self.bare.env, **HOMES, **QUICK, "PATH": os.environ["PATH"]}
+        self.program = Program(command, directory / "pip.log", env, cwd=directory)
+
+    def wait(self) -> None:
+        """Wait until it is installed."""
+        assert self.program.process.wait(400) == 0, self.program.output()
+
+
+def _setuptools(cwd: Path) -> Path:
+    """A directory with setuptools, which pip gives a build to itself."""
+    wheels = ROOT / "target" / "packaging" / "wheels"
+    if not list(wheels.glob("setuptools-*.whl")):
+        pinned = (ROOT / "python" / "packaging.txt").read_text().split()
+        (setuptools,) = (word for word in pinned if word.startswith("setuptools=="))
+        download = [tool("python"), "-m", "pip", "download", "--quiet", "--no-deps", setuptools]
+        check(*download, "--dest", wheels, env=dict(os.environ), cwd=cwd, seconds=120)
+    return wheels

@@ -1,47 +1,20 @@
 """The source distribution is installed by pip, offline, where cargo is; and says what is missing.
 
-The library is built without optimisation, by the variables that cargo has for it: what is proven is
-that everything is there. Its crates are compiled once, in target/packaging.
+The installation is begun by the first test of this directory and goes on beside the others.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
-from packaging_kit import Bare, check, run, tool
+from packaging_kit import HOMES, Installing, check, run, tool
 
 from harness import ROOT
 
-QUICK = {
-    "CARGO_PROFILE_RELEASE_LTO": "off",
-    "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
-    "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
-    "CARGO_TARGET_DIR": str(ROOT / "target" / "packaging" / "cargo"),
-    "CARGO_NET_OFFLINE": "true",
-}
-# Where cargo and rustup keep what they have.
-HOMES = {key: os.environ[key] for key in ("CARGO_HOME", "RUSTUP_HOME") if key in os.environ}
-HOMES["HOME"] = os.environ["HOME"]
 
-
-def build_tools(to: Path) -> list[str]:
-    """The options that make pip take setuptools, which builds, from this machine."""
-    wheels = ROOT / "target" / "packaging" / "wheels"
-    if not list(wheels.glob("setuptools-*.whl")):
-        pinned = (ROOT / "python" / "packaging.txt").read_text().split()
-        (setuptools,) = (word for word in pinned if word.startswith("setuptools=="))
-        download = [tool("python"), "-m", "pip", "download", "--quiet", "--no-deps", setuptools]
-        check(*download, "--dest", wheels, env=dict(os.environ), cwd=to, seconds=120)
-    return ["--no-index", "--find-links", str(wheels), "--no-cache-dir"]
-
-
-def test_install(sdist: Path, empty: Path, tmp_path: Path) -> None:
-    bare = Bare(sys.executable, tmp_path / "venv")
-    env = {**bare.env, **HOMES, **QUICK, "PATH": os.environ["PATH"]}
-    command = [*bare.pip, "install", *build_tools(tmp_path), sdist]
-    check(*command, env=env, cwd=empty, seconds=400)
+def test_install(installing: Installing, empty: Path) -> None:
+    bare = installing.bare
+    installing.wait()
     inside = bare.site / "libtelemetry"
     (wheel,) = bare.site.glob("libtelemetry-*.dist-info/WHEEL")
     assert "Tag: py3-none-linux_x86_64" in wheel.read_text()
