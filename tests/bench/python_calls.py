@@ -1,9 +1,12 @@
-"""What Client.enqueue costs in Python, against a bare ctypes call of the same arguments.
+"""What Client.enqueue costs in Python, in C and through ctypes, against a bare ctypes call of the same arguments.
 
 Prints one JSON object. Run with the package on PYTHONPATH and LIBTELEMETRY_PATH set; with the argument `json`
 orjson is hidden, so that the package encodes with the standard library.
 
+Without the accelerator (make accelerator) only the figures through ctypes are there.
+
 What could mislead:
+- Both ways belong to one client: beside the one in C, a Client keeps the method written in Python.
 - The empty loop is subtracted, and all cases take turns, burst by burst; the median and the fastest are given.
 - The sender sleeps until it is flushed between the bursts, so that it does not compete for a core.
 - The event is small (250 B of JSON) and plain; the encoder's time grows with it, the rest does not.
@@ -15,6 +18,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from itertools import repeat
 
 WITHOUT_ORJSON = sys.argv[2:] == ["json"]
@@ -70,6 +74,7 @@ def main():
     name, encode = encoder()
     as_dict = event(1)
     as_bytes = encode(as_dict)
+    as_str = as_bytes.decode()
     # The same function, handle, bytes and size object that the package passes on.
     bare = ctypes.PyDLL(_native.load().path).telemetry_enqueue
     handle, size = client._handle, ctypes.c_size_t(len(as_bytes))
@@ -77,10 +82,14 @@ def main():
     cases = {
         "empty": empty,
         "bare": lambda: three(bare, handle, as_bytes, size),
-        "bytes": lambda: one(client.enqueue, as_bytes),
         "encoder": lambda: one(encode, as_dict),
-        "dict": lambda: one(client.enqueue, as_dict),
     }
+    ways = {"ctypes": getattr(client, "_enqueue", client.enqueue)}
+    if libtelemetry.accelerated:
+        ways["accelerator"] = client.enqueue
+    for way, enqueue in ways.items():
+        for kind, value in ("bytes", as_bytes), ("str", as_str), ("dict", as_dict):
+            cases[f"{way}_{kind}"] = partial(one, enqueue, value)
     times = {case: [] for case in cases}
     for turn in range(rounds + WARM_UP):
         for case, run in cases.items():
