@@ -15,7 +15,7 @@ import pytest
 from interpreters import interpreter, interpreters
 
 import libtelemetry
-from harness import ROOT, environment
+from harness import EXAMPLES, ROOT, environment
 from libtelemetry import Client, _accelerator
 
 PACKAGE = ROOT / "python" / "libtelemetry"
@@ -458,6 +458,15 @@ def test_what_cannot_be_used_is_not(package: Callable[..., str], tmp_path: Path)
     assert run(str(tmp_path), *run_it) == "False " + WORKS
     file.unlink()
     assert run(str(tmp_path), *run_it) == "False " + WORKS
+
+
+@pytest.mark.parametrize("mode", ["1", "0"])
+def test_the_example(mode: str, package: Callable[..., str]) -> None:
+    example = str(EXAMPLES / "accelerator.py")
+    out = run(package(), sys.executable, example, LIBTELEMETRY_ACCELERATOR=mode)
+    assert out.startswith(f"accelerated: {mode == '1'}\n")
+    assert re.findall(r"^(\w+) +\d+ ns", out, re.M) == ["bytes", "str", "dict"]
+    assert out.endswith("300000 of 300000 delivered\n")
 
 
 def test_which_one_is_in_use() -> None:
