@@ -1,8 +1,8 @@
 """Whether `Client.enqueue` is the one in C, decided once, at import.
 
 It is used where the compiled file beside this one can be loaded, and nothing depends on it: without
-it `Client` does the same through ctypes. Free-threaded CPython has no stable ABI that the file
-could be made for, and no GIL, on which it relies.
+it `Client` does the same through ctypes. Free-threaded CPython lays its objects out otherwise,
+and has no GIL, on which it relies; 3.13t would load the file all the same, and fail.
 """
 
 from __future__ import annotations

@@ -445,7 +445,7 @@ def test_what_cannot_be_used_is_not(package: Callable[..., str], tmp_path: Path)
     run_it = (sys.executable, "-c", TRY)
     assert run(str(tmp_path), *run_it) == "True " + WORKS
 
-    # Free-threaded builds, which would not look for this file either, say so in their ABI flags.
+    # Free-threaded builds say so in their ABI flags. 3.13t would load the file, and fail.
     free = f"import sys; assert 't' not in sys.abiflags; sys.abiflags += 't'\n{TRY}"
     assert run(str(tmp_path), sys.executable, "-c", free) == "False " + WORKS
 
