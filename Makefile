@@ -16,6 +16,8 @@ build: ## the shared library, the static one, and the command, in target/release
 	+@$(MAKE) --no-print-directory -j2 libraries command
 
 # Both by one run of the compiler: link-time optimisation is most of the time, and is done once.
+# The sources of the crates are named without the directory that this machine has them in.
+libraries: export RUSTFLAGS ?= --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=crates
 libraries:
 	$(CARGO) rustc --release --lib --crate-type cdylib,staticlib
 	ln -sf libtelemetry.so $(OUT)/libtelemetry.so.0
@@ -28,10 +30,10 @@ command:
 setup:
 	tests/setup.sh
 
-demo: build setup ## a preloaded Gunicorn, a collector, real requests, and a table of what arrived
+demo: build setup accelerator ## a preloaded Gunicorn, a collector, real requests, and a table of what arrived
 	$(VENV)/bin/python python/examples/demo.py
 
-test: build setup lint test-rust test-loom test-all-python ## everything
+test: build setup accelerator lint test-rust test-loom test-all-python ## everything
 
 test-rust:
 	$(CARGO) test --features tool
@@ -45,7 +47,7 @@ test-all-python:
 chaos: build setup ## the long form of the kill tests
 	CHAOS=1 $(VENV)/bin/python -m pytest tests/chaos
 
-bench: build setup ## the budgets, measured here (SECONDS=n for a shorter run)
+bench: build setup accelerator ## the budgets, measured here (SECONDS=n for a shorter run)
 	tests/bench/run.sh $(if $(SECONDS),--seconds $(SECONDS))
 
 fuzz: ## fuzz the reading of a spool for a minute each (SECONDS=n for another time)

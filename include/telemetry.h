@@ -27,7 +27,11 @@
 #endif
 
 /** A client: one destination with its own queue. Valid in the process that opened it and in every fork of it. */
+#ifdef __cplusplus
+typedef struct telemetry_client telemetry_t; /* so that a namespace may have the shorter name */
+#else
 typedef struct telemetry telemetry_t;
+#endif
 
 /**
  * How important a line is.

@@ -12,8 +12,18 @@ missing=()
 need() { # need COMMAND-OR-FILE PACKAGE
     command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || missing+=("$2")
 }
-need gcc gcc # uWSGI from PyPI is compiled here
+need gcc gcc
+need g++ g++
+need clang clang
+need cmake cmake
+need pkg-config pkg-config
+need make make
+need readelf binutils
+need man man-db
 need openssl openssl
+need dh debhelper
+need lintian lintian
+need abidiff abigail-tools
 need redis-server redis-server
 need uwsgi-core uwsgi-core
 need /usr/lib/uwsgi/plugins/python3_plugin.so uwsgi-plugin-python3

@@ -363,20 +363,15 @@ def _flush_all(most_ms: int = 0xFFFF_FFFE) -> None:
             client._flush(max(0, min(client._exit_ms, most_ms) - spent))
 
 
-def set_worker(number: int) -> bool:
+def set_worker(number: int) -> None:
     """Say which worker of its server this process is: what ``"$worker"`` in ``context`` becomes.
 
-    For the whole process and its later forks; 0 is none. False with a library that is too old to
-    know workers, which leaves everything as it is.
+    For the whole process and its later forks, whatever clients it has; 0 is none.
 
-    Raises TypeError or ValueError for what is not a whole number from 0 to 4294967295, and
+    Raises TypeError or ValueError for what is not a whole number from 0 to 65535, and
     LibraryNotFound without the library.
     """
     number = operator.index(number)
-    if not 0 <= number <= 0xFFFF_FFFF:
-        raise ValueError(f"number is from 0 to 4294967295, not {number}")
-    function = load().set_worker
-    if function is None:
-        return False
-    function(number)
-    return True
+    if not 0 <= number <= 0xFFFF:
+        raise ValueError(f"worker number {number}: 0 to 65535 are allowed")
+    load().set_worker(number)

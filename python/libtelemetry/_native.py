@@ -152,9 +152,7 @@ class Native:
             ctypes.c_char_p,
             size,
         )
-        # Not in the first release of this ABI version.
-        set_worker = getattr(waits, "telemetry_set_worker", None)
-        self.set_worker = set_worker and _declare(set_worker, ctypes.c_uint32, restype=None)
+        self.set_worker = _declare(waits.telemetry_set_worker, ctypes.c_uint32)
         self._last_error = _declare(waits.telemetry_last_error, ctypes.c_char_p, size, restype=size)
         self._status_str = _declare(
             waits.telemetry_status_str, ctypes.c_int32, restype=ctypes.c_char_p
