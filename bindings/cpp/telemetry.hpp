@@ -158,8 +158,8 @@ inline void set_logger(log_function log, void *user = nullptr, telemetry_level l
 
 /**
  * Says which worker of its server this process is: 1, 2, 3, ... to 65535; 0 is none. `"$worker"` in the configured
- * `context` is replaced by it. Inherited by forks: call it first thing in a new worker. Any thread may; no client need be
- * open. Errors: invalid above 65535.
+ * `context` is replaced by it. Inherited by forks: call it first thing in a new worker. Any thread may; no client need
+ * be open. Errors: invalid above 65535.
  */
 inline std::error_code set_worker(std::uint32_t number) noexcept {
   return make_error_code(static_cast<errc>(telemetry_set_worker(number)));

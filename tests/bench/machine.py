@@ -52,6 +52,19 @@ def build(include):
     return to
 
 
+def build_cpp(include, library, to):
+    """Compile the C++ program, linked with `library`; returns its path."""
+    soname = to / "libtelemetry.so.0"
+    soname.unlink(missing_ok=True)
+    soname.symlink_to(library)
+    compiler = os.environ.get("CXX", "c++").split()
+    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{include}", f"-I{HERE}"]
+    flags += [f"-I{ROOT / 'bindings' / 'cpp'}", "-Wl,-rpath,$ORIGIN", "-ldl", "-pthread"]
+    program = to / "enqueue++"
+    subprocess.run([*compiler, str(HERE / "enqueue.cpp"), str(soname), *flags, "-o", str(program)], check=True)
+    return program
+
+
 def run(*command, env=None, timeout=600):
     """Run a program to its end and read the JSON lines it printed. Its failure is ours.
 

@@ -77,7 +77,7 @@ static inline void *need(void *p) {
 
 /* One JSON object of exactly `size` (>= 32) bytes; `seed` varies the filling, so that gzip has work to do. */
 static inline char *make_event(size_t size, uint64_t seed) {
-    char *event = need(malloc(size + 1));
+    char *event = (char *)need(malloc(size + 1)); /* the cast is for C++ */
     size_t at = (size_t)snprintf(event, size + 1, "{\"event\":\"bench\",\"fill\":\"");
     for (uint64_t x = seed * 0x9e3779b97f4a7c15u + 1; at < size - 2; at++) {
         x ^= x << 13, x ^= x >> 7, x ^= x << 17;

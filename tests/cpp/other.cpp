@@ -1,6 +1,6 @@
 /*
- * The second translation unit, without exceptions and RTTI: the header twice, and after telemetry.h; the category is one
- * in the whole program.
+ * The second translation unit, without exceptions and RTTI: the header twice, and after telemetry.h; the category is
+ * one in the whole program.
  */
 #include "telemetry.hpp"
 #include "telemetry.h"

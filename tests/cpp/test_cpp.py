@@ -56,7 +56,7 @@ CASES = {
 
 # What the sanitizers cannot know of a library that is not built with them:
 SUPPRESSIONS = {
-    # a child leaves alone, by design, what its parent's use of the client had allocated, and its own
+    # by design a child leaves alone what its parent's use of the client had allocated; its own
     # hangs on a page that LeakSanitizer does not search;
     "LSAN_OPTIONS": "leak:libtelemetry.so",
     # the library's atomics, which order the copies and frees that ThreadSanitizer sees in libc.

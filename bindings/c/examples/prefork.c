@@ -1,7 +1,7 @@
 /*
- * A prefork server: each worker answers one request at a time, and ends after REQUESTS of them, for the master to fork a
- * new one. Each request is reported with an event. Nothing here knows that telemetry survives the forks: the
- * master opens the client, the workers use it.
+ * A prefork server: each worker answers one request at a time, and ends after REQUESTS of them, for the master to fork
+ * a new one. Each request is reported with an event. Nothing here knows that telemetry survives the forks: the master
+ * opens the client, the workers use it.
  *
  *   cc prefork.c $(pkg-config --cflags --libs telemetry) -o prefork
  *   TELEMETRY_ENDPOINT=http://127.0.0.1:8080 ./prefork 8000 4 1000      TERM ends it, with nothing lost
