@@ -83,7 +83,7 @@ def test_every_function(header_page: str) -> None:
     names = (kit.REPO / "bindings/c/symbols.txt").read_text().split()
     assert sorted(re.findall(r"(telemetry_\w+)\(", synopsis)) == names
     assert set(re.findall(r"(telemetry_\w+)", header_page.split("LIBRARY")[0])) == set(names)
-    functions = header_page.split(" FUNCTIONS ")[1]
+    functions = " " + header_page.split(" FUNCTIONS ")[1]
     for name in names:
         assert f" {name}() " in functions, f"{name} is not described"
 
