@@ -90,6 +90,10 @@ install: $(if $(wildcard $(OUT)/libtelemetry.so),,build) $(LICENSES) ## library,
 uninstall: ## remove what install put there, and nothing else
 	@$(INSTALL) uninstall
 
+abi: $(if $(wildcard $(OUT)/libtelemetry.so),,build) setup ## names, numbers and layouts, and the comparison with the release before
+	$(VENV)/bin/python -m pytest -q tests/abi
+	$(PYTHON) bindings/c/abi.py
+
 deb: build ## Debian packages of the library, the headers and the command, in dist
 	bindings/debian/build.sh
 
@@ -115,4 +119,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf $(VENV) $(ACCEL) dist demo-out
 
-.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb wheel accelerator uwsgi-plugin
+.PHONY: help build libraries command setup demo test test-rust test-loom test-all-python chaos bench fuzz generate lint fmt clean install uninstall deb wheel accelerator uwsgi-plugin abi
