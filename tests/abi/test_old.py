@@ -124,6 +124,16 @@ def test_what_a_change_means(tmp_path, change):
     assert said is None or said in done.stdout, done.stdout
 
 
+def test_a_function_that_only_the_library_has_lost(tmp_path):
+    """The header still declares it: the libraries themselves are compared, too."""
+    stub = tmp_path / "old.so"
+    subprocess.run(["cc", *STRICT, *STUB, OLD / "stub.c", "-o", stub], check=True)
+    done = compare(LIBRARY, HEADER, stub, HEADER)
+    assert done.returncode == 1
+    assert re.search(r"\b2 Removed", done.stdout), done.stdout
+    assert "telemetry_upload" in done.stdout
+
+
 def git(tree, *arguments):
     who = [
         "-c",

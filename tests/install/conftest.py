@@ -24,10 +24,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> kit.Tree:
 def moved(tmp_path_factory: pytest.TempPathFactory) -> kit.Tree:
     """Installed with DESTDIR and a LIBDIR of several levels, and carried elsewhere afterwards."""
     place = tmp_path_factory.mktemp("moved")
-    libdir = "/opt/telemetry/lib/x86_64-linux-gnu"
-    kit.make("install", "PREFIX=/opt/telemetry", f"LIBDIR={libdir}", f"DESTDIR={place / 'stage'}")
-    shutil.move(place / "stage" / "opt" / "telemetry", place / "elsewhere")
-    shutil.rmtree(place / "stage")
+    prefix, stage = place / "opt" / "telemetry", place / "stage"
+    libdir = prefix / "lib" / "x86_64-linux-gnu"
+    kit.make("install", f"PREFIX={prefix}", f"LIBDIR={libdir}", f"DESTDIR={stage}")
+    assert not prefix.exists()
+    shutil.move(f"{stage}{prefix}", place / "elsewhere")
+    shutil.rmtree(stage)
     return kit.Tree(place / "elsewhere", place / "elsewhere/lib/x86_64-linux-gnu")
 
 

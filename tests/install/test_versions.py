@@ -120,3 +120,24 @@ def test_another_version_in_cargo_toml_is_another_everywhere(tmp_path: Path, ver
     assert len(texts) == 5
     for path in texts:
         assert kit.version() not in path.read_text(), path
+    major = int(version[0])
+    asked = {
+        f"{major}.0": True,
+        f"{major}.9": False,
+        f"{major + 1}": False,
+        f"{major - 1}.0": False,
+    }
+    for request, suits in asked.items():
+        assert serves(root, request) == suits, request
+
+
+def serves(tree: kit.Tree, request: str) -> bool:
+    """Whether CMake would take the tree for a request."""
+    given = {"": request, "_MAJOR": request.split(".")[0], "_COUNT": str(request.count(".") + 1)}
+    options = [f"-DPACKAGE_FIND_VERSION{name}={value}" for name, value in given.items()]
+    script = tree.root / "ask.cmake"
+    file = tree.lib / "cmake/telemetry/telemetry-config-version.cmake"
+    script.write_text(f'include("{file}")\nmessage(STATUS "${{PACKAGE_VERSION_COMPATIBLE}}")\n')
+    answer = kit.run("cmake", *options, "-P", script).stdout.split()[-1]
+    assert answer in ("TRUE", "FALSE")
+    return answer == "TRUE"
