@@ -56,7 +56,12 @@ def cargo(*arguments: str) -> str:
     """What cargo prints: without the network if that will do."""
     command = [os.environ.get("CARGO", "cargo"), *arguments, "--locked"]
     for offline in (["--offline"], []):
-        done = subprocess.run([*command, *offline], cwd=ROOT, capture_output=True, text=True)
+        try:
+            done = subprocess.run([*command, *offline], cwd=ROOT, capture_output=True, text=True)
+        except OSError as error:
+            raise SystemExit(
+                f"{command[0]}: {error.strerror}: run this where the build was run"
+            ) from None
         if done.returncode == 0:
             return done.stdout
     raise SystemExit(f"{' '.join(command)}:\n{done.stderr}")

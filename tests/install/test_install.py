@@ -165,7 +165,7 @@ def test_installing_again_does_not_disturb_who_runs(tmp_path: Path) -> None:
     before, inode = listing(tmp_path), path.stat().st_ino
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], **pipes) as holder:
-        assert holder.stdout.readline() == "mapped\n"
+        assert holder.stdout and holder.stdout.readline() == "mapped\n"
         kit.make("install", f"PREFIX={tmp_path}")
         said, _ = holder.communicate("\n", timeout=30)
     assert (said.strip(), holder.returncode) == (kit.version(), 0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import kit
 import pytest
@@ -94,6 +97,40 @@ def test_the_library_alone(tmp_path: Path) -> None:
     table, _ = read((tmp_path / "new" / "out.txt").read_text())
     assert {name for name in table if not name.startswith("Rust standard")} == crates()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.txt"]
+
+
+def script() -> Any:
+    """The generator as a module."""
+    spec = importlib.util.spec_from_file_location("third_party", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_crate_without_a_text(tmp_path: Path) -> None:
+    """It gets the standard one, named as such; where there is none, nothing is written at all."""
+    third_party = script()
+    texts = third_party.texts_of(third_party.Crate("x", "1.0.0", "MIT OR Apache-2.0"), tmp_path)
+    assert [text.file for text in texts] == [
+        "standard text of MIT; the crate ships none",
+        "standard text of Apache-2.0; the crate ships none",
+    ]
+    assert all(len(text.body) > 900 for text in texts)
+    with pytest.raises(SystemExit, match=r"x 1.0.0 \(GPL-3.0-only\) ships no licence text"):
+        third_party.texts_of(third_party.Crate("x", "1.0.0", "GPL-3.0-only"), tmp_path)
+    (tmp_path / "LICENSE").write_text("own words")
+    texts = third_party.texts_of(third_party.Crate("x", "1.0.0", "GPL-3.0-only"), tmp_path)
+    assert texts == [("LICENSE", "own words")]
+
+
+def test_without_cargo_it_says_so(tmp_path: Path) -> None:
+    env = kit.environment(CARGO=str(tmp_path / "cargo"))
+    done = kit.run("python3", SCRIPT, tmp_path / "out", env=env, check=False)
+    assert done.returncode == 1
+    assert "where the build was run" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_our_own_licence_is_installed(installed: kit.Tree) -> None:

@@ -47,7 +47,7 @@ def build(
     """A program of these sources, strict about warnings, by what pkg-config says."""
     place.mkdir(parents=True, exist_ok=True)
     if "++" in compiler:
-        sources = [shutil.copy(source, place / f"{source.stem}.cpp") for source in sources]
+        sources = [Path(shutil.copy(source, place / f"{source.stem}.cpp")) for source in sources]
     cflags, libs = tree.flags(how)
     program = place / sources[0].stem
     options = [compiler, f"-std={standard}", *kit.STRICT]
@@ -126,7 +126,7 @@ def test_the_private_libraries_are_all_that_the_archive_needs(
     libs = installed.flags("archive")[1]
     whole = ["-Wl,--whole-archive", libs[0], "-Wl,--no-whole-archive"]
     plugin = tmp_path / "plugin.so"
-    link = ["gcc", "-shared", "-Wl,-z,defs", "-o", plugin, *whole]
+    link = ["gcc", "-shared", "-Wl,-z,defs", "-o", str(plugin), *whole]
     kit.run(*link, *libs[1:])
     without = kit.run(*link, "-nodefaultlibs", "-lc", "-lgcc_s", check=False)
     wanted = set(re.findall(r"undefined reference to `(\w+)'", without.stderr))
