@@ -76,7 +76,8 @@ generate: ## write the header and the README's table of keys anew
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
-INSTALL  = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' DESTDIR='$(DESTDIR)' OUT='$(OUT)' bindings/c/install.sh
+quoted   = '$(subst ','\'',$(1))'
+INSTALL  = $(foreach name,PREFIX LIBDIR DESTDIR OUT,$(name)=$(call quoted,$($(name)))) bindings/c/install.sh
 LICENSES = $(OUT)/THIRD-PARTY-LICENSES.txt
 
 # Not made anew by `sudo make install`: root may have no cargo.

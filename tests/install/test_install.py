@@ -136,7 +136,7 @@ def test_uninstall_leaves_exactly_what_was_there_before(tmp_path: Path) -> None:
 
 
 def test_uninstall_removes_our_own_directories_and_works_twice(tmp_path: Path) -> None:
-    stage, prefix = tmp_path / "stage", tmp_path / "prefix"
+    stage, prefix = tmp_path / "jo's stage", tmp_path / "jo's prefix"
     kit.make("install", f"PREFIX={prefix}", f"DESTDIR={stage}")
     assert files(listing(stage))
     for _ in range(2):
