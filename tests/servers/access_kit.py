@@ -77,7 +77,8 @@ def assert_all(server: Counted, taken: list[Key], collector: Collector) -> Arriv
     found = arrived(collector)
     sums = total(compare(taken, found.app))
     assert (sums.lost, sums.duplicates, sums.unknown) == (0, 0, 0), sums
-    assert Counter(event["status"] for event in found.requests) == server.answered
+    statuses = Counter(event["status"] for event in found.requests)
+    assert statuses == server.answered, (statuses, server.answered)
     for event in found.requests:
         assert event["worker"] == event["number"], event
     return found
