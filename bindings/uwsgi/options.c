@@ -56,9 +56,11 @@ enum kind {
 
 #define AS_NUMBER(kind, group, member, option) NUMBER_##group##_##member,
 #define AS_KEY(kind, group, member, option) {kind, #group, #member, NULL},
-#define AS_OPTION(kind, group, member, option)                                                          \
-    {"telemetry-" option, required_argument, 0, sizeof(#group) > 1 ? "telemetry: the key " #group "." #member : "telemetry: the key " #member,   \
-     set_key, &keys[NUMBER_##group##_##member], 0},
+#define HELP(group, member) \
+    sizeof(#group) > 1 ? "telemetry: the key " #group "." #member : "telemetry: the key " #member
+#define AS_OPTION(kind, group, member, option)                                        \
+    {"telemetry-" option, required_argument, 0, HELP(group, member), set_key,         \
+     &keys[NUMBER_##group##_##member], 0},
 
 enum { KEYS(AS_NUMBER) COUNT };
 
@@ -89,7 +91,8 @@ static void set_whole(char *option, char *value, void *unused)
 
 struct uwsgi_option telemetry_uwsgi_options[] = {
     {"telemetry", required_argument, 0, "telemetry: the configuration, one JSON object", set_whole, NULL, 0},
-    {"telemetry-requests", no_argument, 0, "telemetry: report each request", uwsgi_opt_true, &telemetry_uwsgi_requests, 0},
+    {"telemetry-requests", no_argument, 0, "telemetry: report each request", uwsgi_opt_true,
+     &telemetry_uwsgi_requests, 0},
     KEYS(AS_OPTION)
     {NULL, 0, 0, NULL, NULL, NULL, 0},
 };

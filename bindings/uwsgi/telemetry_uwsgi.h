@@ -33,7 +33,7 @@ extern struct uwsgi_option telemetry_uwsgi_options[];
 /** Whether `telemetry-requests` is on. */
 extern int telemetry_uwsgi_requests;
 
-/** The options as one JSON object, for telemetry_open; the caller's to free. Ends uWSGI without memory, as uWSGI does. */
+/** The options as one JSON object, for telemetry_open; the caller's to free. Never NULL: without memory uWSGI ends. */
 char *telemetry_uwsgi_options_json(void);
 
 /* request.c */
