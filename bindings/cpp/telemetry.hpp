@@ -20,11 +20,7 @@
 #ifndef TELEMETRY_HPP
 #define TELEMETRY_HPP
 
-#ifndef TELEMETRY_H
-#define telemetry telemetry_client // the struct's tag would take the namespace's name
 #include "telemetry.h"
-#undef telemetry
-#endif
 
 #include <chrono>
 #include <cstddef>

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import debs
-import harness
 import pytest
+
+import harness
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import debs
-import harness
 import pytest
+
+import harness
 
 # Says which library it runs with, and delivers an event of a fork; told so on stdin, one more.
 PROGRAM = r"""

@@ -8,8 +8,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import debs
-import harness
 import pytest
+
+import harness
 
 FILE, PROGRAM = "-rw-r--r-- root/root", "-rwxr-xr-x root/root"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kit
 import pytest
+
 from harness import Program
 
 

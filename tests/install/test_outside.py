@@ -11,6 +11,7 @@ from typing import Any
 
 import kit
 import pytest
+
 from harness import Program, accepts, free_port, wait_until
 
 OUTSIDE = Path(__file__).parent / "outside"
