@@ -215,6 +215,30 @@ class Bench:
         by_str = fast["accelerator_str_ns"], fast["ctypes_str_ns"]
         self.note(f"Python `enqueue(str)`: {by_str[0]:.0f} ns with the accelerator, {by_str[1]:.0f} ns through ctypes.")
 
+    def languages(self):
+        """One event into the queue, language by language; the encoder's time stands apart."""
+        c = {
+            case["case"]: case["median_ns"]
+            for case in self.results["enqueue"]
+            if (case["size"], case["threads"]) == (256, 1)
+        }
+        by_clock = {case["case"]: case["median_ns"] for case in self.results["enqueue_cpp"]}
+        fast, plain = self.results["python"]["orjson"], self.results["python"]["json"]
+        lines = [
+            "One `enqueue` from each language, ns (256 B; from Python 250 B; the precise clock unless it says coarse):",
+            "",
+            "| from | text or bytes | dict, orjson | dict, json |",
+            "| --- | ---: | ---: | ---: |",
+            f"| C | {c['precise']:.0f} (coarse {by_clock['c']:.0f}) | | |",
+            f"| C++ | coarse {by_clock['c++']:.0f} | | |",
+        ]
+        for way, name in ("accelerator", "Python, accelerator"), ("ctypes", "Python, ctypes"):
+            if f"{way}_bytes_ns" in fast:
+                cells = f"bytes {fast[way + '_bytes_ns']:.0f}, str {fast[way + '_str_ns']:.0f}"
+                lines.append(f"| {name} | {cells} | {fast[way + '_dict_ns']:.0f} | {plain[way + '_dict_ns']:.0f} |")
+        lines.append(f"| of which the encoder | | {fast['encoder_ns']:.0f} | {plain['encoder_ns']:.0f} |")
+        self.tables.append("\n".join(lines))
+
     # ---- delivery ----
 
     def deliver(self, to, events, **keys):
@@ -516,6 +540,7 @@ def main():
         bench.crossbeam,
         bench.latency,
         bench.python,
+        bench.languages,
         bench.delivery,
         bench.fork,
         bench.idle,
