@@ -16,8 +16,8 @@ build: ## the shared library, the static one, and the command, in target/release
 	+@$(MAKE) --no-print-directory -j2 libraries command
 
 # Both by one run of the compiler: link-time optimisation is most of the time, and is done once.
-# The sources of the crates are named without the directory that this machine has them in.
-libraries: export RUSTFLAGS ?= --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=crates
+# The sources of the crates are named without the home directory that this machine has them in.
+libraries: export RUSTFLAGS ?= --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 libraries:
 	$(CARGO) rustc --release --lib --crate-type cdylib,staticlib
 	ln -sf libtelemetry.so $(OUT)/libtelemetry.so.0

@@ -16,10 +16,12 @@ need gcc gcc
 need g++ g++
 need clang clang
 need cmake cmake
-need pkg-config pkg-config
+need pkg-config pkgconf
 need make make
 need readelf binutils
 need man man-db
+need mandoc mandoc
+need groff groff-base
 need openssl openssl
 need dh debhelper
 need lintian lintian
