@@ -21,9 +21,7 @@ MANIFEST = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re
 VERSION = MANIFEST.group(1) if MANIFEST else "?"
 PAGE = (ROOT / "python" / "README.md").read_text()
 INFO = f"libtelemetry-{VERSION}.dist-info"
-NATIVE = {"libtelemetry/libtelemetry.so.0"} | (
-    {"libtelemetry/_accel.abi3.so"} if (SOURCE / "_accel.c").exists() else set()
-)
+NATIVE = {"libtelemetry/libtelemetry.so.0", "libtelemetry/_accel.abi3.so"}
 
 
 def test_names(dist: Path) -> None:

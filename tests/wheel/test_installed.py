@@ -15,7 +15,6 @@ from harness import LIBRARY, ROOT, Collector
 
 PYTHONS = {".".join(map(str, version)): path for version, path in interpreters().items()}
 PROGRAM = Path(__file__).with_name("program.py")
-SOURCE = ROOT / "python" / "libtelemetry"
 
 
 @pytest.mark.parametrize("version", PYTHONS)
@@ -32,14 +31,13 @@ def test_install_use_uninstall(
     assert found["package"] == str(inside)
     assert len(set(found["version"])) == 1
     assert found["mapped in the child"] == found["mapped"]
-    files = ["libtelemetry.so.0"]
-    if (SOURCE / "_accel.c").exists():
-        files.insert(0, "_accel.abi3.so")
+    files = ["_accel.abi3.so", "libtelemetry.so.0"]
     assert found["mapped"] == [str(inside / name) for name in files]
-    # The only one whose SDK must be there is the one that extends the SDK's classes.
+    # One extends its SDK's classes, the other is uWSGI's.
     missing = found["not imported"]
-    assert list(missing) == ["libtelemetry.integrations.opentelemetry"]
+    assert sorted(missing) == ["libtelemetry.integrations.opentelemetry", "libtelemetry.uwsgi"]
     assert "pip install opentelemetry-sdk" in missing["libtelemetry.integrations.opentelemetry"]
+    assert "inside uWSGI only" in missing["libtelemetry.uwsgi"]
 
     events = collector.events()
     origins = sorted(event["from"] for event in events if "from" in event)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from packaging_kit import HOMES, Installing, check, run, tool
 
-from harness import ROOT
-
 
 def test_install(installing: Installing, empty: Path) -> None:
     bare = installing.bare
@@ -19,8 +17,7 @@ def test_install(installing: Installing, empty: Path) -> None:
     (wheel,) = bare.site.glob("libtelemetry-*.dist-info/WHEEL")
     assert "Tag: py3-none-linux_x86_64" in wheel.read_text()
     assert (wheel.parent / "licenses" / "THIRD-PARTY-LICENSES.txt").exists()
-    accelerated = (ROOT / "python" / "libtelemetry" / "_accel.c").exists()
-    assert (inside / "_accel.abi3.so").exists() == accelerated
+    assert (inside / "_accel.abi3.so").exists()
     program = (
         "import libtelemetry; client = libtelemetry.Client('file:x.ndjson');"
         "client.enqueue({'n': 1}); print(client.flush(10), client._native.path)"
