@@ -82,10 +82,10 @@ static void before_exit(void)
     if (!uwsgi.mywid || !uwsgi_worker_is_busy(uwsgi.mywid)) flush(BEFORE_EXIT_MS);
 }
 
-/* The master ends, or executes itself anew: its memory is gone then, and no exit handler runs. */
+/* The master is about to end, for which the library has its exit handler, or to execute itself, which runs none. */
 static void before_exec(void)
 {
-    flush(exit_timeout_ms());
+    if (uwsgi_instance_is_reloading) flush(exit_timeout_ms());
 }
 
 struct uwsgi_plugin telemetry_plugin = {
