@@ -204,7 +204,7 @@ public:
 
   /** What this object had is given back first, as by the destructor. */
   client &operator=(client &&other) noexcept {
-    if (this != &other) reset(other.release());
+    reset(other.release()); // right for itself, too: it has nothing by then
     return *this;
   }
 

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include <sys/stat.h>
+
 using namespace std::chrono_literals;
 using telemetry::client;
 using telemetry::errc;
@@ -196,15 +198,27 @@ static void ownership() {
   c = std::move(same);
   CHECK(c.get() == handle);
 
-  // What an assignment replaces has been delivered when it returns.
   client d = open_client();
   put(d, 2);
   std::swap(c, d);
   CHECK(d.get() == handle && c.stats().accepted == 1);
-  c = client();
-  CHECK(!c);
-  c.reset();
-  CHECK(!c);
+
+  // What reset and an assignment give back is delivered when they return.
+  char path[] = "/tmp/telemetry-events-XXXXXX";
+  const int file = mkstemp(path);
+  struct stat after;
+  off_t size = 0;
+  for (bool assign : {false, true}) {
+    std::error_code failed;
+    client to_file = client::open(R"({"endpoint":"file:)" + std::string(path) + "\"}", failed);
+    CHECK(!failed && !to_file.enqueue("{}"));
+    if (assign) to_file = client();
+    else to_file.reset();
+    CHECK(!to_file && fstat(file, &after) == 0 && after.st_size > size);
+    size = after.st_size;
+    to_file.reset();
+  }
+  CHECK(unlink(path) == 0 && close(file) == 0);
 
   std::vector<client> many;
   for (long i = 0; i < 5; i++) many.push_back(open_client());
