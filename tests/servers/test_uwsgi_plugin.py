@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -293,23 +294,19 @@ BAD = {
 
 
 def test_a_bad_configuration_stops_uwsgi_at_start(plugins: dict[str, Path], tmp_path: Path) -> None:
+    common = "http-socket = 127.0.0.1:0\nmaster = true"
     running = {}
-    for number, lines in enumerate(BAD):
-        which = "pypi" if number % 2 else "debian"
-        ini = tmp_path / f"{number}.ini"
-        text = [
-            "[uwsgi]",
-            f"plugin = {plugins[which]}",
-            "http-socket = 127.0.0.1:0",
-            "master = true",
-        ]
-        ini.write_text("\n".join([*text, lines, ""]))
-        argv = [UWSGI[which], "--ini", str(ini)]
-        running[lines] = Program(argv, tmp_path / f"{number}.log", environment())
-    for lines, program in running.items():
-        with program:
+    with contextlib.ExitStack() as all_of_them:
+        for number, lines in enumerate(BAD):
+            which = "pypi" if number % 2 else "debian"
+            ini = tmp_path / f"{number}.ini"
+            ini.write_text(f"[uwsgi]\nplugin = {plugins[which]}\n{common}\n{lines}\n")
+            argv = [UWSGI[which], "--ini", str(ini)]
+            program = Program(argv, tmp_path / f"{number}.log", environment())
+            running[lines] = all_of_them.enter_context(program)
+        for lines, program in running.items():
             assert program.process.wait(30) == 1, program.output()
-        assert f"\ntelemetry: {BAD[lines]}" in program.output()
+            assert f"\ntelemetry: {BAD[lines]}" in program.output()
 
 
 OPTIONS = {
