@@ -28,6 +28,7 @@ need lintian lintian
 need abidiff abigail-tools
 need redis-server redis-server
 need uwsgi-core uwsgi-core
+need /usr/bin/dh_uwsgi uwsgi-dev # the headers that uWSGI's plugins are built with
 need /usr/lib/uwsgi/plugins/python3_plugin.so uwsgi-plugin-python3
 if ! "$python" -c 'import ensurepip' 2>/dev/null; then missing+=(python3-venv); fi
 # uWSGI needs Python.h of the interpreter that makes .venv.

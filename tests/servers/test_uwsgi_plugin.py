@@ -139,7 +139,9 @@ def test_every_request_and_every_event_arrives_once(
         server.answered[500] += 1  # as uWSGI sees it
         server.ask("HEAD", "/static/app.py")
         content = server.ask("GET", "/static/app.py")
-        assert server.get("/libraries") == [str(LIBRARY.resolve())]
+        mapped = {Path(name).name: name for name in server.get("/libraries")}
+        mapped.pop("_accel.abi3.so", None)
+        assert mapped == {LIBRARY.name: str(LIBRARY.resolve())}
         leave(server.port, "/big")
         server.answered[200] += 1
         if QUIET in lines:
