@@ -125,7 +125,7 @@ def _rewrite(archive: Path) -> None:
     now = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     with tarfile.open(archive) as old:
         files = [
-            (member, old.extractfile(member).read())  # type: ignore[union-attr]
+            (member, old.extractfile(member).read())  # type: ignore[union-attr]  # a regular file
             for member in sorted(old.getmembers(), key=lambda member: member.name)
             if member.isfile()
         ]

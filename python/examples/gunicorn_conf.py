@@ -8,7 +8,7 @@ Gunicorn loads such a file by itself where it is called gunicorn.conf.py. TELEME
 out the events of requests.
 """
 
-from libtelemetry.gunicorn import *  # noqa: F403
+from libtelemetry.gunicorn import *  # noqa: F403  # that is the interface
 
 preload_app = True
 workers = 4

@@ -284,7 +284,7 @@ class Client(_Base):
 
 if Queue is not None:
     # What Queue does not do itself it leaves to the method in Python.
-    Client._enqueue = Client.enqueue  # type: ignore[attr-defined]
+    Client._enqueue = Client.enqueue  # type: ignore[attr-defined]  # there only if Queue is
     Client.enqueue = Queue.enqueue  # type: ignore[method-assign]  # the same one
 
 

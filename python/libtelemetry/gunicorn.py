@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Client:
     if name != "client":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Of two threads that are here at once both get the same one.
-    return globals().setdefault(name, Client())  # type: ignore[no-any-return]
+    return globals().setdefault(name, Client())  # type: ignore[no-any-return]  # a dict of anything
 
 
 def pre_fork(server: Any, worker: Any) -> None:

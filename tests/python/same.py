@@ -44,7 +44,7 @@ class Buffer(bytearray):
     pass
 
 
-class Dict(dict):  # type: ignore[type-arg]
+class Dict(dict):
     def items(self) -> Any:
         return [("its own", "items")]
 
@@ -93,7 +93,7 @@ class Sub(Client):
     """Overrides `enqueue`, and has attributes."""
 
     def enqueue(self, event: Any) -> bool:
-        self.seen = event  # type: ignore[attr-defined]
+        self.seen = event
         return super().enqueue(event)
 
 
@@ -101,7 +101,7 @@ class Slotted(Client):
     __slots__ = ("mine",)
 
 
-class Mixed(dict, collections.abc.Sized):  # type: ignore[type-arg]
+class Mixed(dict, collections.abc.Sized):
     pass
 
 
@@ -121,7 +121,7 @@ def deep() -> dict[str, Any]:
     event: Any = "end"
     for _ in range(500):
         event = {"deep": event}
-    return event  # type: ignore[no-any-return]
+    return event
 
 
 EVENTS: dict[str, Callable[[], Any]] = {
@@ -219,7 +219,7 @@ def forms(client: Client) -> None:
     tell("parameters", lambda: list(inspect.signature(Client.enqueue).parameters))
     tell("documentation", lambda: inspect.getdoc(Client.enqueue))
     tell("name", lambda: client.enqueue.__name__)
-    tell("self", lambda: client.enqueue.__self__ is client)  # type: ignore[attr-defined]
+    tell("self", lambda: client.enqueue.__self__ is client)
     tell("equal", lambda: client.enqueue == client.enqueue)
     tell("callable", lambda: callable(client.enqueue))
     tell("through the class", lambda: Client.enqueue(client, {"n": 20}), client)
@@ -251,14 +251,14 @@ def life(directory: str) -> None:
     tell("never opened, subclass", lambda: Sub.__new__(Sub).enqueue({}))
 
     sub = Sub(f"file:{directory}/sub")
-    tell("subclass", lambda: (sub.enqueue({"n": 30}), sub.seen), sub)  # type: ignore[attr-defined]
+    tell("subclass", lambda: (sub.enqueue({"n": 30}), sub.seen), sub)
     tell("subclass, wrong", lambda: sub.enqueue(None), sub)
     tell("subclass, pickled", lambda: type(pickle.loads(pickle.dumps(sub))).__name__)
     slotted = Slotted(f"file:{directory}/slotted")
-    slotted.mine = 1  # type: ignore[attr-defined]
+    slotted.mine = 1
     tell("slots of its own", lambda: slotted.enqueue(b'{"n":31}'), slotted)
 
-    tell("opened again", lambda: slotted.__init__(f"file:{directory}/again"))  # type: ignore[misc]
+    tell("opened again", lambda: slotted.__init__(f"file:{directory}/again"))
     tell("after that", lambda: slotted.enqueue({"n": 32}), slotted)
     tell("flushed", lambda: slotted.flush())
 
