@@ -10,7 +10,7 @@ ACCEL   := python/libtelemetry/_accel.abi3.so
 export PYTHON
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 build: ## the shared library, the static one, and the command, in target/release
 	+@$(MAKE) --no-print-directory -j2 libraries command
@@ -109,7 +109,7 @@ fmt: ## format the code
 	$(CARGO) fmt
 
 uwsgi-plugin: PLUGIN_DIR ?= $(OUT)
-uwsgi-plugin: ## uWSGI's plugin, for UWSGI= and into PLUGIN_DIR=, with the library of this tree
+uwsgi-plugin: $(if $(wildcard $(OUT)/libtelemetry.so),,build) ## uWSGI's plugin, for UWSGI= and into PLUGIN_DIR=, with the library of this tree
 	mkdir -p $(PLUGIN_DIR)
 	uwsgi=$$(realpath "$$(command -v $(UWSGI))") && cd $(PLUGIN_DIR) && \
 	TELEMETRY_CFLAGS="-I$(CURDIR)/include" \

@@ -8,16 +8,15 @@ Environment: SANITIZE (such as "address,undefined") builds all of them with that
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +26,7 @@ from harness import (
     Collector,
     Key,
     Server,
+    Storm,
     children,
     compare,
     environment,
@@ -142,23 +142,15 @@ def rest_of(connection: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-class Crowd:
-    """Load on a server whose workers are killed: `accepted` is what whole answers have named."""
+class Crowd(Storm):
+    """A storm that keeps what its answers have named, in `accepted`."""
 
-    def __init__(self, server: Server, threads: int = 4) -> None:
+    def __init__(self, server: Server) -> None:
+        super().__init__(server, "/")
         self.accepted: list[Key] = []
-        self.broken = 0
-        self._server = server
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
 
-    def _run(self) -> None:
-        while not self._over.is_set():
-            try:
-                self.accepted += [(pid, seq) for pid, seq in self._server.get("/", seconds=10)]
-            except (OSError, ValueError, http.client.HTTPException):
-                self.broken += 1
-                self._over.wait(0.01)
+    def heard(self, answer: Any) -> None:
+        self.accepted += [(pid, seq) for pid, seq in answer]
 
     def more(self, count: int) -> None:
         """Wait until that many more events were taken."""
@@ -166,14 +158,8 @@ class Crowd:
         self._server.wait_for("events", lambda: len(self.accepted) >= goal)
 
     def __enter__(self) -> Crowd:
-        for thread in self._threads:
-            thread.start()
+        super().__enter__()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

@@ -303,11 +303,14 @@ class Storm:
     def _run(self) -> None:
         while not self._over.is_set():
             try:
-                self._server.get(self._path, seconds=10)
+                self.heard(self._server.get(self._path, seconds=10))
                 self.answered += 1
             except (OSError, ValueError, http.client.HTTPException):
                 self.broken += 1
                 self._over.wait(0.01)  # a server that is down refuses at once
+
+    def heard(self, answer: Any) -> None:
+        """A whole answer has come."""
 
     def __enter__(self) -> Storm:
         for thread in self._threads:
