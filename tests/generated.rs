@@ -41,5 +41,8 @@ fn the_table_of_keys() {
 fn one_version_everywhere() {
     let version = env!("CARGO_PKG_VERSION");
     let package = fs::read_to_string(format!("{ROOT}/python/libtelemetry/__init__.py")).unwrap();
-    assert!(package.contains(&format!("__version__ = \"{version}\"")), "the Python package does not say {version}");
+    assert!(
+        package.contains(&format!("__version__ = \"{version}\"")),
+        "the Python package does not say {version}"
+    );
 }
