@@ -116,8 +116,11 @@ fn the_oldest_make_room_for_the_newest() {
         let numbers = newest(&host, &path, 6000);
         let s = host.stats();
         assert_eq!(s.accepted, s.delivered + s.evicted);
-        // The newest, without a gap, and nearly as many as there is room for.
-        same(&numbers, s.evicted..6000);
+        // The newest, and nearly as many as there is room for. A batch may have gone out before the rest of its
+        // segment made room: that is one gap.
+        assert_eq!((numbers.len() as u64, numbers.last()), (6000 - s.evicted, Some(&5999)));
+        assert!(numbers.is_sorted_by(|a, b| a < b), "in order, once each");
+        assert!(numbers.windows(2).filter(|pair| pair[0] + 1 != pair[1]).count() <= 1, "{numbers:?}");
         let room = (segments - 1).max(1) as u64 * (SEGMENT as u64 / 240);
         assert!(s.delivered + 300 > room / 2, "{segments}: only {} were kept", s.delivered);
     }
