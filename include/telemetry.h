@@ -372,7 +372,7 @@ void telemetry_set_logger(telemetry_log_fn log,
  *
  * Events enqueued from now on bear the number, whoever delivers them, and `"$worker"` in the configured `context`
  * is replaced by it. It is this process's, for all its clients, and forks inherit it until they set their own: a server
- * calls this first thing in a new worker. Any thread may call it, no client need be open, and nothing is allocated or locked.
+ * calls this first thing in a new worker. Any thread may call it, and no client need be open.
  *
  * TELEMETRY_INVALID above 65535; the number is then what it was.
  */
