@@ -8,6 +8,7 @@
 //! The interface is the C one, of the shared and the static library. As a Rust crate it is there for the command and the
 //! tests: it sets the global allocator (see [`platform::island`]).
 
+pub mod board;
 #[cfg(not(loom))]
 pub mod client;
 pub mod delivery;

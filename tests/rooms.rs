@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 /// Room, and the rooms it may name. A room may always name itself.
 const ARROWS: &[(&str, &[&str])] = &[
     // `queue`: types in signatures; `fork`: the exit hook.
-    ("ffi", &["client", "platform", "queue", "fork"]),
-    ("client", &["queue", "delivery", "fork", "format", "sink", "platform"]),
+    ("ffi", &["client", "fleet", "board", "platform", "queue", "fork"]),
+    ("client", &["queue", "delivery", "fork", "format", "sink", "board", "platform"]),
+    ("fleet", &["board", "platform"]),
+    ("board", &["platform"]),
     ("delivery", &["queue", "format", "sink", "platform"]),
     ("queue", &["fork", "platform"]),
     ("fork", &["platform"]),
@@ -22,7 +24,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Rooms where `unsafe` may stand.
 const UNSAFE_ROOMS: &[&str] = &["ffi", "queue", "platform"];
 /// Who may look at the environment, or at what else the process was given.
-const ENVIRONMENT: &[&str] = &["build.rs", "client/config.rs", "client/config/", "client/open.rs", "bin/"];
+const ENVIRONMENT: &[&str] =
+    &["build.rs", "client/config.rs", "client/config/", "client/open.rs", "fleet/environment.rs", "bin/"];
 const MOST_LINES: usize = 600;
 /// How far above an `unsafe` its reason may begin.
 const NEAR: usize = 8;

@@ -41,3 +41,30 @@ pub fn nap(time: Duration) {
 pub fn monotonic_ms() -> u64 {
     wall(libc::CLOCK_MONOTONIC) / 1_000_000 + 1
 }
+
+/// Nanoseconds of the same clock.
+#[inline]
+pub fn monotonic_ns() -> u64 {
+    wall(libc::CLOCK_MONOTONIC)
+}
+
+/// The same at the resolution of the scheduler's tick (1 to 4 ms).
+#[inline]
+pub fn monotonic_coarse_ns() -> u64 {
+    #[cfg(target_os = "linux")]
+    return wall(libc::CLOCK_MONOTONIC_COARSE);
+    #[cfg(not(target_os = "linux"))]
+    wall(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds since the machine was started, the time that it was suspended included.
+#[cfg(target_os = "linux")]
+pub fn boot_ns() -> u64 {
+    wall(libc::CLOCK_BOOTTIME)
+}
+
+/// No such clock: a suspend is not noticed.
+#[cfg(not(target_os = "linux"))]
+pub fn boot_ns() -> u64 {
+    monotonic_ns()
+}

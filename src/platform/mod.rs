@@ -20,6 +20,7 @@ pub mod parcel;
 pub mod poll;
 pub mod process;
 pub mod registry;
+pub mod shared;
 pub mod sockets;
 pub mod sync;
 pub mod thread;
