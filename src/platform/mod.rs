@@ -8,6 +8,8 @@
 
 pub mod clock;
 pub mod entropy;
+#[cfg(target_os = "linux")]
+pub mod epoll;
 pub mod files;
 pub mod futex;
 pub mod identity;
@@ -17,11 +19,17 @@ pub mod mmap;
 pub mod once;
 pub mod page;
 pub mod parcel;
+#[cfg(target_os = "linux")]
+pub mod pidfd;
 pub mod poll;
 pub mod process;
 pub mod registry;
 pub mod shared;
+#[cfg(target_os = "linux")]
+pub mod signals;
 pub mod sockets;
+#[cfg(target_os = "linux")]
+pub mod spawn;
 pub mod sync;
 pub mod thread;
 pub mod tidlock;

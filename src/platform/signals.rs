@@ -1,0 +1,223 @@
+//! Signals of a supervisor, and of the workers that it forks.
+//!
+//! Invariants:
+//! - A supervisor handles no signal: those that it listens to are blocked, and read from a descriptor in its loop.
+//! - Between the fork and the child's own dispositions every signal is blocked, so no handler of the parent's runs in the
+//!   child ([`Mask`]).
+//! - The only handler of ours is a worker's for TERM: it stores a flag and writes to one descriptor.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
+
+/// A set of signals that was in force, to be put back.
+pub struct Mask(libc::sigset_t);
+
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set; a number that is no signal is refused.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+fn mask(how: i32, set: &libc::sigset_t) -> Mask {
+    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: both are valid sets; the call fills in the second.
+    unsafe {
+        libc::pthread_sigmask(how, set, old.as_mut_ptr());
+        Mask(old.assume_init())
+    }
+}
+
+/// Block these, in this thread.
+pub fn block(signals: &[i32]) -> Mask {
+    mask(libc::SIG_BLOCK, &set_of(signals))
+}
+
+/// Block all that can be.
+pub fn block_all() -> Mask {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set.
+    let all = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        all.assume_init()
+    };
+    mask(libc::SIG_SETMASK, &all)
+}
+
+/// Put a mask back.
+pub fn restore(mask_before: &Mask) {
+    mask(libc::SIG_SETMASK, &mask_before.0);
+}
+
+/// Block nothing.
+pub fn unblock_all() {
+    mask(libc::SIG_SETMASK, &set_of(&[]));
+}
+
+fn action(signal: i32, handler: usize, flags: i32) -> bool {
+    // SAFETY: all-zero bytes are a value of `sigaction`: the default, an empty mask, no flags.
+    let mut new: libc::sigaction = unsafe { std::mem::zeroed() };
+    new.sa_sigaction = handler;
+    new.sa_flags = flags;
+    // SAFETY: the handler is SIG_DFL, SIG_IGN or `on_stop`, which fits its flags.
+    unsafe { libc::sigaction(signal, &raw const new, std::ptr::null_mut()) == 0 }
+}
+
+/// The default for one signal.
+pub fn default(signal: i32) {
+    action(signal, libc::SIG_DFL, 0);
+}
+
+/// What the parent's program wanted done at a signal is not the child's business: every handler gives way to the
+/// default. With `ignored` also what was ignored (a program that is exec'd would inherit that); without, it stays: a runtime
+/// that ignores SIGPIPE counts on it. Async-signal-safe.
+pub fn reset(ignored: bool) {
+    for signal in 1..=64 {
+        // SAFETY: all-zero bytes are a value of `sigaction`.
+        let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: asks only; a number that is no signal is refused.
+        let known = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) } == 0;
+        let handled = now.sa_sigaction != libc::SIG_DFL && now.sa_sigaction != libc::SIG_IGN;
+        if known && (handled || (ignored && now.sa_sigaction == libc::SIG_IGN) || signal == libc::SIGCHLD) {
+            default(signal);
+        }
+    }
+}
+
+/// The signals of a set, read from a descriptor instead of handled.
+pub struct SignalFd(OwnedFd);
+
+impl SignalFd {
+    /// For signals that are blocked.
+    pub fn new(signals: &[i32]) -> io::Result<SignalFd> {
+        let set = set_of(signals);
+        // SAFETY: a valid set; -1 makes a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just opened, and nobody else's.
+        Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// The next one that has come.
+    pub fn next(&self) -> Option<i32> {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: that many writable bytes.
+        let n = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+        if usize::try_from(n) != Ok(size) {
+            return None;
+        }
+        // SAFETY: filled in by the kernel, and zeroed before.
+        i32::try_from(unsafe { info.assume_init() }.ssi_signo).ok()
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+static STOPPING: AtomicBool = AtomicBool::new(false);
+static STOP_FD: AtomicI32 = AtomicI32::new(-1);
+static SUPERVISOR: AtomicU32 = AtomicU32::new(0);
+static GRACE_MS: AtomicU32 = AtomicU32::new(0);
+static TIMER: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn on_stop(_signal: i32) {
+    // SAFETY: the address of this thread's errno; what the interrupted code sees there is put back.
+    let errno = unsafe { &mut *libc::__errno_location() };
+    let before = *errno;
+    STOPPING.store(true, Ordering::SeqCst);
+    ring(STOP_FD.load(Ordering::SeqCst));
+    let supervisor = SUPERVISOR.load(Ordering::SeqCst);
+    if supervisor != 0 && super::spawn::parent() != supervisor {
+        // Nobody is there any more to end this process when its time is over.
+        end_after(GRACE_MS.load(Ordering::SeqCst));
+    }
+    *errno = before;
+}
+
+/// Write to an eventfd, which may be nobody's: that is an error and nothing else. Async-signal-safe.
+pub fn ring(fd: i32) {
+    let one = 1u64;
+    // SAFETY: eight readable bytes.
+    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+}
+
+/// From now on TERM asks this process to stop: see [`is_stopping`]; `stop_fd` becomes readable and stays so. If by then
+/// `supervisor` (0: none) no longer is its parent, it is killed `grace_ms` later.
+pub fn stop_on_term(stop_fd: i32, supervisor: u32, grace_ms: u32) {
+    STOPPING.store(false, Ordering::SeqCst);
+    STOP_FD.store(stop_fd, Ordering::SeqCst);
+    SUPERVISOR.store(supervisor, Ordering::SeqCst);
+    GRACE_MS.store(grace_ms, Ordering::SeqCst);
+    TIMER.store(deadly_timer().map_or(0, |id| id + 1), Ordering::SeqCst);
+    action(libc::SIGTERM, on_stop as extern "C" fn(i32) as usize, libc::SA_RESTART);
+}
+
+/// Whether TERM came.
+pub fn is_stopping() -> bool {
+    STOPPING.load(Ordering::SeqCst)
+}
+
+/// A timer that kills this process; children do not inherit it.
+fn deadly_timer() -> Option<usize> {
+    // SAFETY: all-zero bytes are a value.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = libc::SIGKILL;
+    let mut timer: libc::timer_t = std::ptr::null_mut();
+    // SAFETY: both are valid places.
+    let made = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) } == 0;
+    made.then_some(timer as usize)
+}
+
+/// Let the timer run. Async-signal-safe.
+fn end_after(ms: u32) {
+    let Some(id) = TIMER.load(Ordering::SeqCst).checked_sub(1) else { return };
+    let value = libc::timespec {
+        tv_sec: libc::time_t::from(ms / 1000),
+        tv_nsec: libc::c_long::from(ms % 1000) * 1_000_000 + 1,
+    };
+    let spec = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+    // SAFETY: the timer was made by this process; the old value is not asked for.
+    unsafe { libc::timer_settime(id as libc::timer_t, 0, &raw const spec, std::ptr::null_mut()) };
+}
+
+/// The name of a signal, as `kill -l` knows it, with SIG before it.
+pub fn name(signal: i32) -> String {
+    let names = [
+        (libc::SIGHUP, "HUP"),
+        (libc::SIGINT, "INT"),
+        (libc::SIGQUIT, "QUIT"),
+        (libc::SIGILL, "ILL"),
+        (libc::SIGTRAP, "TRAP"),
+        (libc::SIGABRT, "ABRT"),
+        (libc::SIGBUS, "BUS"),
+        (libc::SIGFPE, "FPE"),
+        (libc::SIGKILL, "KILL"),
+        (libc::SIGUSR1, "USR1"),
+        (libc::SIGSEGV, "SEGV"),
+        (libc::SIGUSR2, "USR2"),
+        (libc::SIGPIPE, "PIPE"),
+        (libc::SIGALRM, "ALRM"),
+        (libc::SIGTERM, "TERM"),
+        (libc::SIGSYS, "SYS"),
+        (libc::SIGXCPU, "XCPU"),
+        (libc::SIGXFSZ, "XFSZ"),
+    ];
+    match names.iter().find(|(number, _)| *number == signal) {
+        Some((_, name)) => format!("SIG{name}"),
+        None => format!("SIG{signal}"),
+    }
+}

@@ -1,0 +1,180 @@
+//! The making of a worker's process: fork, ties to the supervisor, descriptors, exec, end.
+//!
+//! Invariants:
+//! - What a child calls before it runs its own code allocates nothing and takes no lock; what exec needs is laid out
+//!   before the fork ([`Image`]).
+//! - A child never returns into the supervisor's code: [`end`] is `_exit`.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// Twice: in the parent with the child's number, in the child with 0. libc's hooks run.
+///
+/// # Errors
+/// EAGAIN and ENOMEM as of fork(2).
+pub fn fork() -> io::Result<u32> {
+    // SAFETY: what the child may do then is the caller's care; see the module's text.
+    match unsafe { libc::fork() } {
+        n if n < 0 => Err(io::Error::last_os_error()),
+        n => Ok(n as u32),
+    }
+}
+
+/// End this process now: no handler of exit runs, no buffer is written.
+pub fn end(code: i32) -> ! {
+    // SAFETY: it does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// The parent's number now.
+pub fn parent() -> u32 {
+    // SAFETY: getppid cannot fail.
+    (unsafe { libc::getppid() }) as u32
+}
+
+/// Lead a process group of one's own: a terminal's INT is the supervisor's, and a kill of the group reaches
+/// grandchildren.
+pub fn lead_group() {
+    // SAFETY: two numbers.
+    unsafe { libc::setpgid(0, 0) };
+}
+
+/// Have the kernel send this process a signal when its parent ends: the thread that forked it, so fork from the main
+/// thread (prctl(2)). The caller looks at [`parent`] afterwards: it may have ended before.
+#[cfg(target_os = "linux")]
+pub fn signal_on_parents_death(signal: i32) {
+    // SAFETY: numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) };
+}
+
+/// Be the parent of what one's children leave behind.
+#[cfg(target_os = "linux")]
+pub fn adopt_orphans() -> bool {
+    // SAFETY: numbers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong) == 0 }
+}
+
+/// Close every descriptor from 3 on that is not in `keep` (ascending).
+pub fn close_others(keep: &[i32]) {
+    let mut from = 3u32;
+    for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3) {
+        if fd > from {
+            close_range(from, fd - 1);
+        }
+        from = fd + 1;
+    }
+    close_range(from, u32::MAX);
+}
+
+#[cfg(target_os = "linux")]
+fn close_range(from: u32, to: u32) {
+    // SAFETY: numbers.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) } == 0;
+    if !done {
+        // A kernel before 5.9.
+        for fd in from..=to.min(4096) {
+            super::files::close(fd as i32);
+        }
+    }
+}
+
+/// Let a descriptor survive exec, or not.
+pub fn keep_on_exec(fd: i32, keep: bool) {
+    // SAFETY: a number that is not open is an error and nothing else.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, if keep { 0 } else { libc::FD_CLOEXEC }) };
+}
+
+/// A program with its arguments and environment, laid out for exec.
+pub struct Image {
+    program: CString,
+    texts: Vec<CString>,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+}
+
+impl Image {
+    /// `argv[0]` is looked for in PATH of this environment, if it names no directory.
+    pub fn new(argv: &[OsString], env: impl Iterator<Item = (OsString, OsString)>) -> io::Result<Image> {
+        let text = |s: &OsString| CString::new(s.clone().into_vec()).map_err(io::Error::from);
+        let mut path = None;
+        let mut texts = argv.iter().map(text).collect::<io::Result<Vec<_>>>()?;
+        let arguments = texts.len();
+        for (key, value) in env {
+            let mut pair = key.clone();
+            pair.push("=");
+            pair.push(&value);
+            texts.push(text(&pair)?);
+            if key == "PATH" {
+                path = Some(value);
+            }
+        }
+        let first = argv.first().ok_or_else(|| io::Error::other("no command"))?;
+        let program = text(&find(first, path)?)?;
+        // The strings' own memory stays where it is when the vector moves.
+        let pointers =
+            |part: &[CString]| part.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+        let (argv, envp) = texts.split_at(arguments);
+        let (argv, envp) = (pointers(argv), pointers(envp));
+        Ok(Image { program, texts, argv, envp })
+    }
+
+    /// Become it. Returns only if that fails, with the reason. Async-signal-safe.
+    pub fn become_it(&self) -> i32 {
+        debug_assert!(self.texts.len() + 2 == self.argv.len() + self.envp.len());
+        // SAFETY: NULL-terminated arrays of C strings that live as long as `self`.
+        unsafe {
+            libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
+            *libc::__errno_location()
+        }
+    }
+}
+
+fn find(name: &OsString, path: Option<OsString>) -> io::Result<OsString> {
+    if name.as_encoded_bytes().contains(&b'/') {
+        return match std::fs::metadata(name) {
+            Ok(_) => Ok(name.clone()),
+            Err(why) => Err(why),
+        };
+    }
+    let path = path.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    for dir in path.as_encoded_bytes().split(|b| *b == b':') {
+        let candidate = Path::new(OsStr::from_bytes(dir)).join(name);
+        if is_executable(&candidate) {
+            return Ok(candidate.into_os_string());
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "not found in PATH"))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// Threads of this process, without those of that name: its own telemetry's, which end before a fork.
+pub fn threads_but(name: &str) -> usize {
+    let Ok(tasks) = super::files::names_in(Path::new("/proc/self/task")) else { return 1 };
+    let is_other = |task: &OsString| {
+        let comm = format!("/proc/self/task/{}/comm", task.to_string_lossy());
+        super::files::read_small(&comm).is_ok_and(|comm| comm.trim_ascii_end() != name.as_bytes())
+    };
+    tasks.iter().filter(|task| is_other(task)).count()
+}
+
+/// Resident memory of a process, in KiB.
+pub fn rss_kb(pid: u32) -> Option<u64> {
+    let statm = super::files::read_small(&format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = std::str::from_utf8(&statm).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4)
+}
+
+/// How often the kernel killed somebody of our control group for want of memory; `None` where that is not told.
+pub fn oom_kills() -> Option<u64> {
+    let groups = super::files::read_small("/proc/self/cgroup").ok()?;
+    let line = std::str::from_utf8(&groups).ok()?.lines().find_map(|l| l.strip_prefix("0::"))?.to_string();
+    let events = super::files::read_small(&format!("/sys/fs/cgroup{line}/memory.events")).ok()?;
+    let line = std::str::from_utf8(&events).ok()?.lines().find_map(|l| l.strip_prefix("oom_kill "))?;
+    line.trim().parse().ok()
+}
