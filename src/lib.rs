@@ -14,6 +14,8 @@ pub mod client;
 pub mod delivery;
 #[cfg(not(loom))]
 pub mod ffi;
+#[cfg(not(loom))]
+pub mod fleet;
 pub mod fork;
 #[cfg(not(loom))]
 pub mod format;

@@ -1,0 +1,147 @@
+//! What the fleet says of itself when it is asked: alive, ready, and why not.
+#![forbid(unsafe_code)]
+
+use super::Ms;
+use std::fmt;
+
+/// The answer to a probe.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Health {
+    /// `/livez`: the fleet can make progress by itself. False if there were too many restarts in all, or if every slot
+    /// that is wanted loops, failed for good, hangs or was abandoned.
+    pub live: bool,
+    /// `/readyz`: it may be given work. False unless it runs (neither draining nor paused), every group that wants
+    /// workers has one that is ready, and no slot loops or failed for good.
+    pub ready: bool,
+    /// Why not, and what else is wrong without being fatal. In the order of the slots.
+    pub reasons: Vec<Reason>,
+    /// How many slots are in what.
+    pub counts: Counts,
+}
+
+/// Slots by what they are in. A slot counts in one of them, apart from `want`, `busy` and `missing`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Workers wanted, of all groups.
+    pub want: u32,
+    /// Ready, busy ones included.
+    pub ready: u32,
+    /// Ready, and at an item.
+    pub busy: u32,
+    /// Starting for the first time or after fewer crashes than make a loop.
+    pub starting: u32,
+    /// Told to stop.
+    pub stopping: u32,
+    /// Waiting to be started.
+    pub backoff: u32,
+    /// In a crash loop: waiting, or starting once more.
+    pub crash_looping: u32,
+    /// Not to be started again.
+    pub failed: u32,
+    /// Hanging.
+    pub stale: u32,
+    /// Killed and not dead.
+    pub abandoned: u32,
+    /// Wanted, but no slot is free for it.
+    pub missing: u32,
+}
+
+/// What is wrong. Its text (`Display`) is fixed: programs may match it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `crash_loop:slot=2`
+    CrashLoop {
+        /// Which.
+        slot: usize,
+    },
+    /// `failed:slot=2,code=78`
+    Failed {
+        /// Which.
+        slot: usize,
+        /// Its exit code.
+        code: i32,
+    },
+    /// `stale:slot=1,age=41s`
+    Stale {
+        /// Which.
+        slot: usize,
+        /// Since its last sign of life.
+        age_ms: Ms,
+    },
+    /// `item_deadline:slot=1,age=41s`
+    ItemDeadline {
+        /// Which.
+        slot: usize,
+        /// Since it began the item.
+        age_ms: Ms,
+    },
+    /// `abandoned:slot=1`
+    Abandoned {
+        /// Which.
+        slot: usize,
+    },
+    /// `intensity`
+    Intensity,
+    /// `no_ready_slot`: in the fleet, or in one of its groups.
+    NoReadySlot,
+    /// `no_free_slot`: a worker is wanted that there is no slot for.
+    NoFreeSlot,
+    /// `draining`
+    Draining,
+    /// `paused`
+    Paused,
+    /// `fork_failed:EAGAIN`: of the slot whose latest fork failed.
+    ForkFailed {
+        /// Why.
+        errno: i32,
+    },
+    /// `reload_stopped:group=0`: a replacement did not become ready.
+    ReloadStopped {
+        /// Which.
+        group: usize,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Reason::CrashLoop { slot } => write!(f, "crash_loop:slot={slot}"),
+            Reason::Failed { slot, code } => write!(f, "failed:slot={slot},code={code}"),
+            Reason::Stale { slot, age_ms } => write!(f, "stale:slot={slot},age={}s", age_ms / 1000),
+            Reason::ItemDeadline { slot, age_ms } => {
+                write!(f, "item_deadline:slot={slot},age={}s", age_ms / 1000)
+            }
+            Reason::Abandoned { slot } => write!(f, "abandoned:slot={slot}"),
+            Reason::Intensity => f.write_str("intensity"),
+            Reason::NoReadySlot => f.write_str("no_ready_slot"),
+            Reason::NoFreeSlot => f.write_str("no_free_slot"),
+            Reason::Draining => f.write_str("draining"),
+            Reason::Paused => f.write_str("paused"),
+            Reason::ForkFailed { errno } => match errno_name(errno) {
+                Some(name) => write!(f, "fork_failed:{name}"),
+                None => write!(f, "fork_failed:errno={errno}"),
+            },
+            Reason::ReloadStopped { group } => write!(f, "reload_stopped:group={group}"),
+        }
+    }
+}
+
+/// The name of an error that `fork`, `execve` or a zygote may end with.
+fn errno_name(errno: i32) -> Option<&'static str> {
+    const NAMES: &[(i32, &str)] = &[
+        (libc::EAGAIN, "EAGAIN"),
+        (libc::ENOMEM, "ENOMEM"),
+        (libc::ENOSYS, "ENOSYS"),
+        (libc::EPERM, "EPERM"),
+        (libc::EACCES, "EACCES"),
+        (libc::ENOENT, "ENOENT"),
+        (libc::ENOEXEC, "ENOEXEC"),
+        (libc::E2BIG, "E2BIG"),
+        (libc::EMFILE, "EMFILE"),
+        (libc::ENFILE, "ENFILE"),
+        (libc::EPIPE, "EPIPE"),
+        (libc::ETIMEDOUT, "ETIMEDOUT"),
+        (libc::EINVAL, "EINVAL"),
+    ];
+    NAMES.iter().find(|(number, _)| *number == errno).map(|(_, name)| *name)
+}
