@@ -140,6 +140,12 @@ impl Bell {
     }
 }
 
+impl AsRawFd for Bell {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

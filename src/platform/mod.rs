@@ -7,6 +7,7 @@
 //! - `unsafe` is allowed here, each use with its SAFETY line.
 
 pub mod clock;
+pub mod descriptor;
 pub mod entropy;
 #[cfg(target_os = "linux")]
 pub mod epoll;
@@ -14,6 +15,7 @@ pub mod files;
 pub mod futex;
 pub mod identity;
 pub mod island;
+pub mod leaked;
 pub mod log;
 pub mod mmap;
 pub mod once;

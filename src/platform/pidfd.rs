@@ -92,6 +92,15 @@ pub fn any_ended() -> Option<u32> {
     u32::try_from(pid).ok().filter(|pid| r == 0 && *pid != 0)
 }
 
+/// Wait until that child has ended, and reap it. Only for a child that ends at once.
+pub fn wait_for(pid: u32) {
+    let mut status = 0;
+    // SAFETY: a valid place.
+    while unsafe { libc::waitpid(pid as libc::pid_t, &raw mut status, 0) } < 0
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+}
+
 /// Reap the child with that number.
 pub fn reap_pid(pid: u32) -> io::Result<Option<Ended>> {
     reap(libc::P_PID, pid as libc::id_t).map(|found| found.map(|(_, ended)| ended))

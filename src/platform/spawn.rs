@@ -56,27 +56,18 @@ pub fn adopt_orphans() -> bool {
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong) == 0 }
 }
 
-/// Close every descriptor from 3 on that is not in `keep` (ascending).
-pub fn close_others(keep: &[i32]) {
-    let mut from = 3u32;
-    for fd in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3) {
-        if fd > from {
-            close_range(from, fd - 1);
-        }
-        from = fd + 1;
+/// Let no descriptor from 3 on survive exec, but these. Async-signal-safe.
+pub fn close_on_exec_but(own: &[i32], more: &[i32]) {
+    let kept = |fd: i32| own.contains(&fd) || more.contains(&fd);
+    let most = own.iter().chain(more).copied().max().unwrap_or(2);
+    for fd in (3..=most).filter(|fd| !kept(*fd)) {
+        keep_on_exec(fd, false);
     }
-    close_range(from, u32::MAX);
-}
-
-#[cfg(target_os = "linux")]
-fn close_range(from: u32, to: u32) {
-    // SAFETY: numbers.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) } == 0;
-    if !done {
-        // A kernel before 5.9.
-        for fd in from..=to.min(4096) {
-            super::files::close(fd as i32);
-        }
+    let from = (most.max(2) + 1) as u32;
+    #[cfg(target_os = "linux")]
+    // SAFETY: numbers. Linux 5.11; older kernels refuse, and then only what was opened so is closed.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, from, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
 }
 
