@@ -30,8 +30,7 @@ fn holding(after: usize) -> (Collector, Arc<Latch>) {
     (collector, latch)
 }
 
-/// What processes leave that enqueue these events of `len` bytes and die together, so that none adopts what another
-/// left.
+/// What processes leave that enqueue these events of `len` bytes and are killed together.
 fn left_by(numbers: &[Range<u64>], len: usize, url: &str, more: &Value) -> Spool {
     let spool = Spool::new();
     let fill = |range: &Range<u64>| {
@@ -40,9 +39,10 @@ fn left_by(numbers: &[Range<u64>], len: usize, url: &str, more: &Value) -> Spool
         victim
     };
     let alive: Vec<Victim> = numbers.iter().map(fill).collect();
-    let left = spool.killed_now();
-    drop(alive);
-    left
+    // One dies after the other, and whoever still runs may deliver what a dead one left: so none runs any more.
+    alive.iter().for_each(Victim::stop);
+    alive.into_iter().for_each(Victim::kill);
+    spool
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn the_living_are_left_alone_and_a_sibling_notices_their_death() {
     let mut victim = Victim::open(&langfuse.endpoint(), spool.keys(json!({})));
     victim.upload(&["theirs 1", "theirs 2"]);
     langfuse.api.wait(1);
-    victim.signal(libc::SIGSTOP);
+    victim.stop();
     let host = Host::open(&langfuse.endpoint(), spool.keys(json!({"batch": {"max_age_ms": 50}})));
     upload(&host, "ours");
     host.flush_all();

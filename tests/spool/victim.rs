@@ -1,11 +1,12 @@
 //! A process of its own with a client in it, that does as it is told until it is killed.
-use crate::host::{Dir, Host};
+use crate::host::{Dir, Host, until};
 use crate::langfuse;
 use crate::spool::event;
 use serde_json::{Value, json};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 use telemetry::client::handle::Status;
 
@@ -14,7 +15,7 @@ const MARK: &str = "SPOOL_TEST_VICTIM";
 pub struct Victim {
     child: Child,
     line: BufReader<UnixStream>,
-    _dir: Dir,
+    dir: Dir,
 }
 
 impl Victim {
@@ -33,12 +34,12 @@ impl Victim {
         let child = Command::new(line[0])
             .args(&line[1..])
             .env(MARK, &path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(File::create(dir.0.join("said")).unwrap())
+            .stderr(File::create(dir.0.join("complained")).unwrap())
             .spawn()
             .unwrap();
         let line = BufReader::new(listener.accept().unwrap().0);
-        let mut victim = Victim { child, line, _dir: dir };
+        let mut victim = Victim { child, line, dir };
         victim.ask(&json!({"open": url, "keys": keys}));
         victim
     }
@@ -47,7 +48,11 @@ impl Victim {
         writeln!(self.line.get_mut(), "{what}").unwrap();
         let mut answer = String::new();
         self.line.read_line(&mut answer).unwrap();
-        assert!(answer.ends_with('\n'), "the victim died over {what}");
+        if !answer.ends_with('\n') {
+            let ended = self.child.wait().unwrap();
+            let text = ["said", "complained"].map(|name| fs::read_to_string(self.dir.0.join(name)).unwrap());
+            panic!("the victim died over {what}: {ended}\n{}", text.concat());
+        }
         answer.trim_end().to_string()
     }
 
@@ -61,10 +66,19 @@ impl Victim {
         assert_eq!(self.ask(&json!({"upload": contents})), "Ok");
     }
 
-    /// Send it a signal.
-    pub fn signal(&self, signal: libc::c_int) {
+    /// Stop it; when this returns, no thread of it runs. It lives, and holds what it holds.
+    pub fn stop(&self) {
+        let pid = self.child.id() as libc::id_t;
         // SAFETY: our own child, which was not waited for yet.
-        assert_eq!(unsafe { libc::kill(self.child.id() as libc::pid_t, signal) }, 0);
+        assert_eq!(unsafe { libc::kill(pid as libc::pid_t, libc::SIGSTOP) }, 0);
+        until("it stops", || {
+            // SAFETY: all-zero bytes are a value of `siginfo_t`, and waitid may write one there; it reaps nothing.
+            unsafe {
+                let mut seen: libc::siginfo_t = std::mem::zeroed();
+                assert_eq!(libc::waitid(libc::P_PID, pid, &raw mut seen, libc::WSTOPPED | libc::WNOHANG), 0);
+                seen.si_pid() == pid as libc::pid_t
+            }
+        });
     }
 
     pub fn flush(&mut self, ms: u64) -> String {
