@@ -1,6 +1,7 @@
 //! The host program's side: a client that is given back at the end, and ways to wait.
 use crate::collector::LIMIT;
 use serde_json::Value;
+use std::io::ErrorKind;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::Command;
@@ -154,10 +155,18 @@ pub struct Dir(pub PathBuf);
 impl Dir {
     pub fn new() -> Dir {
         static N: AtomicU32 = AtomicU32::new(0);
-        let n = N.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("telemetry-delivery-{}-{n}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Dir(dir)
+        loop {
+            let n = N.fetch_add(1, Ordering::Relaxed);
+            let dir = std::env::temp_dir().join(format!("telemetry-delivery-{}-{n}", std::process::id()));
+            match std::fs::create_dir(&dir) {
+                // Left by one that was killed and had this process id.
+                Err(why) if why.kind() == ErrorKind::AlreadyExists => {}
+                made => {
+                    made.unwrap();
+                    return Dir(dir);
+                }
+            }
+        }
     }
 }
 

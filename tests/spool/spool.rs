@@ -49,8 +49,12 @@ impl Spool {
         if !Path::new("/dev/shm").is_dir() {
             return Spool::new();
         }
-        let n = N.fetch_add(1, Ordering::Relaxed);
-        let root = PathBuf::from(format!("/dev/shm/telemetry-spool-{}-{n}", std::process::id()));
+        let fresh = || {
+            let n = N.fetch_add(1, Ordering::Relaxed);
+            PathBuf::from(format!("/dev/shm/telemetry-spool-{}-{n}", std::process::id()))
+        };
+        // One that was killed and had this process id may have left some.
+        let root = std::iter::repeat_with(fresh).find(|root| !root.exists()).unwrap();
         mkdir(&root);
         Spool { root: root.clone(), _dir: Some(Dir(root)) }
     }
