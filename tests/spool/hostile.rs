@@ -54,7 +54,10 @@ fn what_is_no_segment_does_not_hold_up_what_is() {
     let mut bad = 0;
     for i in 0..40 {
         let len = [1, 7, 255, 256, 300, 4096, SEGMENT][dice.below(7)];
-        spool.orphan(stem(9), i, &dice.bytes(len));
+        let mut bytes = dice.bytes(len);
+        // One that is blank is no bad one.
+        bytes[0] |= 1;
+        spool.orphan(stem(9), i, &bytes);
         bad += 1;
     }
     spool.orphan(stem(9), 40, b"Dear diary,\nthis is not a segment.\n");
