@@ -1,5 +1,6 @@
 //! How much disk, for how long, and what goes when it is used up.
 use crate::collector::{Collector, Reply, unix_url};
+use crate::forge;
 use crate::host::{Dir, Host, check, until};
 use crate::spool::{SEGMENT, Spool, event, numbers_in, same};
 use crate::victim::Victim;
@@ -9,6 +10,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use telemetry::client::handle::Status;
+use telemetry::platform::clock::wall_precise_ns;
+use telemetry::queue::spool::header::VERSION;
+use telemetry::queue::spool::names::Stem;
 
 /// Where nobody listens.
 const NOWHERE: &str = "http://127.0.0.1:9";
@@ -157,8 +161,6 @@ fn what_is_too_old_is_given_up() {
     let spool = Spool::new();
     let host = Host::open(&url, spool.keys(json!({"spool_max_age_s": 1, "retry": {"max_ms": 300}})));
     host.fill(0..100);
-    // Orphans as well.
-    let other = spool.killed_now();
     until("they are given up", || {
         let _ = host.flush(Duration::ZERO);
         host.stats().expired == 100
@@ -166,8 +168,13 @@ fn what_is_too_old_is_given_up() {
     let s = host.stats();
     check(&s);
     assert_eq!((s.accepted, s.queue_events, s.evicted, spool.on_disk().len()), (100, 0, 0, 0));
+    // Orphans as well, of an hour ago; what is younger than a minute has time to arrive.
+    let other = Spool::of(&url);
+    let (stem, then) = (Stem { created_ms: 1, boot: 1, nonce: 9 }, wall_precise_ns() - 3_600_000_000_000);
+    let events: Vec<String> = (0..100).map(|n| event(n, 30)).collect();
+    other.orphan(stem, 0, &forge::segment(VERSION, SEGMENT as u32, 0, stem.nonce, then, &events));
     let collector = Collector::at(&path, |_| Reply::Status(200));
-    let host = Host::open(&url, other.keys(json!({"spool_max_age_s": 1})));
+    let host = Host::open(&url, other.keys(json!({"spool_max_age_s": 60})));
     host.fill(100..103);
     host.flush_all();
     assert_eq!(collector.numbers(), [100, 101, 102]);
