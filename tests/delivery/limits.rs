@@ -31,9 +31,12 @@ fn what_nobody_takes_expires() {
     assert!(s.retries > 0);
     // The client is as good as new.
     let _collector = Collector::at(&dir.0.join("nobody"), |_| Reply::Status(200));
-    host.number(300);
-    host.flush_all();
-    assert_eq!(host.stats().delivered, 1);
+    // A slow machine may let one more expire.
+    until("one is delivered", || {
+        host.number(300);
+        host.flush_all();
+        host.stats().delivered > 0
+    });
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn a_flush_gives_up_in_time() {
     assert_eq!(takes(Duration::from_millis(300), || host.flush(Duration::from_millis(300))), Status::Timeout);
     assert_eq!(takes(Duration::ZERO, || host.flush(Duration::ZERO)), Status::Timeout);
     assert_eq!(host.stats().queue_events, 1);
-    assert_eq!(collector.count(), 1);
+    assert_eq!(collector.wait(1).len(), 1);
 }
 
 #[test]

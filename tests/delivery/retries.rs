@@ -107,7 +107,6 @@ fn a_flush_does_not_cut_short_what_the_collector_asked_for() {
     host.number(1);
     let first = collector.wait(1)[0].at;
     assert_eq!(host.flush(Duration::from_millis(100)), Status::Timeout);
-    assert_eq!(collector.count(), 1);
     host.flush_all();
     assert!(collector.wait(2)[1].at - first >= Duration::from_secs(1));
 }
