@@ -5,6 +5,7 @@ use crate::spool::{SEGMENT, Spool, event, leaf_of, mkdir, put, same};
 use serde_json::{Value, json};
 use std::ffi::CString;
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -243,6 +244,17 @@ fn a_disk_that_stays_away_costs_no_memory() {
     all_arrive(&host, &collector, n);
 }
 
+/// Remove a directory in use: files may be made in it meanwhile.
+fn take_away(path: &Path) {
+    until("it is gone", || match fs::remove_dir_all(path) {
+        Err(why) if why.kind() == ErrorKind::DirectoryNotEmpty => false,
+        removed => {
+            removed.unwrap();
+            true
+        }
+    });
+}
+
 #[test]
 fn a_directory_taken_away_is_made_again() {
     let collector = Collector::kind();
@@ -251,13 +263,13 @@ fn a_directory_taken_away_is_made_again() {
     host.fill(0..100);
     assert_eq!(spool.on_disk().len(), 100);
     let leaf = spool.leaf();
-    fs::remove_dir_all(&leaf).unwrap();
+    take_away(&leaf);
     host.fill(100..200);
     until("it is made again", || leaf.exists());
     let n = until_on_disk(&host, &spool, 200);
     assert_eq!(fs::metadata(&leaf).unwrap().mode() & 0o7777, 0o700);
     // All of it: whose parent is gone too.
-    fs::remove_dir_all(spool.root()).unwrap();
+    take_away(spool.root());
     until("it is made again", || leaf.exists());
     let n = until_on_disk(&host, &spool, n);
     all_arrive(&host, &collector, n);
