@@ -8,6 +8,8 @@
 //! - It knows nothing of forking, health or delivery: the fleet and the clients write it, anybody reads it.
 
 #[cfg(not(loom))]
+pub mod directory;
+#[cfg(not(loom))]
 pub mod layout;
 #[cfg(not(loom))]
 pub mod scoreboard;

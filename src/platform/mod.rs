@@ -26,6 +26,7 @@ pub mod pidfd;
 pub mod poll;
 pub mod process;
 pub mod registry;
+pub mod sealed;
 pub mod shared;
 #[cfg(target_os = "linux")]
 pub mod signals;
