@@ -1,7 +1,7 @@
 //! What the fleet says of itself when it is asked: alive, ready, and why not.
 #![forbid(unsafe_code)]
 
-use super::Ms;
+use super::{Cause, Ms, Phase, SlotState, State};
 use std::fmt;
 
 /// The answer to a probe.
@@ -95,8 +95,13 @@ pub enum Reason {
         /// Why.
         errno: i32,
     },
-    /// `reload_stopped:group=0`: a replacement did not become ready.
+    /// `reload_stopped:group=0`: a replacement did not become ready, the other workers are the old ones.
     ReloadStopped {
+        /// Which.
+        group: usize,
+    },
+    /// `not_replaced:group=0`: a worker is to be recycled, but its replacement did not become ready; it is tried again.
+    NotReplaced {
         /// Which.
         group: usize,
     },
@@ -122,6 +127,90 @@ impl fmt::Display for Reason {
                 None => write!(f, "fork_failed:errno={errno}"),
             },
             Reason::ReloadStopped { group } => write!(f, "reload_stopped:group={group}"),
+            Reason::NotReplaced { group } => write!(f, "not_replaced:group={group}"),
+        }
+    }
+}
+
+impl State {
+    /// What the probes say.
+    pub fn health(&self, now: Ms) -> Health {
+        let mut counts = Counts { want: self.wanted(), ..Counts::default() };
+        let mut reasons = Vec::new();
+        let (mut seats, mut hopeless, mut bad) = (0, 0, false);
+        for (i, slot) in self.slots.iter().enumerate() {
+            let seat = slot.group.is_some_and(|group| slot.is_seat(group));
+            let looping = slot.row.looping;
+            bad |= looping || slot.state == SlotState::Failed;
+            // A looping slot is no better for having been forked anew, nor for being ready, until it has lived.
+            let stuck = matches!(slot.state, SlotState::Failed | SlotState::Stale | SlotState::Abandoned);
+            seats += u32::from(seat);
+            hopeless += u32::from(seat && (looping || stuck));
+            counts.busy += u32::from(slot.state == SlotState::Ready && slot.child.seen.busy);
+            let mut nobody = 0;
+            *match slot.state {
+                SlotState::Empty => &mut nobody,
+                SlotState::Starting if looping => &mut counts.crash_looping,
+                SlotState::Starting => &mut counts.starting,
+                SlotState::Ready => &mut counts.ready,
+                SlotState::Stopping => &mut counts.stopping,
+                SlotState::Backoff => &mut counts.backoff,
+                SlotState::CrashLooping => &mut counts.crash_looping,
+                SlotState::Failed => &mut counts.failed,
+                SlotState::Abandoned => &mut counts.abandoned,
+                SlotState::Stale => &mut counts.stale,
+            } += 1;
+            if looping {
+                reasons.push(Reason::CrashLoop { slot: i });
+            }
+            let age = |since: Option<Ms>| now.saturating_sub(since.unwrap_or(slot.child.started));
+            match (slot.state, slot.child.stopping) {
+                (SlotState::Failed, _) => {
+                    let code = slot.last_exit.map_or(0, |(_, exit, _)| exit.code);
+                    reasons.push(Reason::Failed { slot: i, code });
+                }
+                (SlotState::Stale, Some(Cause::ItemDeadline)) => {
+                    reasons
+                        .push(Reason::ItemDeadline { slot: i, age_ms: age(slot.child.seen.item_started_ms) });
+                }
+                (SlotState::Stale, _) => {
+                    reasons.push(Reason::Stale { slot: i, age_ms: age(slot.child.alive_at()) });
+                }
+                (SlotState::Abandoned, _) => reasons.push(Reason::Abandoned { slot: i }),
+                _ => {}
+            }
+            if slot.fork_errno != 0 {
+                reasons.push(Reason::ForkFailed { errno: slot.fork_errno });
+            }
+        }
+        for (group, of) in self.groups.iter().enumerate() {
+            if of.roll_stopped {
+                reasons.push(Reason::ReloadStopped { group });
+            } else if of.roll_failures > 0 {
+                reasons.push(Reason::NotReplaced { group });
+            }
+        }
+        counts.missing = counts.want.saturating_sub(seats);
+        let draining = matches!(self.phase, Phase::Draining | Phase::Stopped);
+        let staffed = self.every_group_is_ready();
+        for (wrong, reason) in [
+            (counts.missing > 0 && self.began && !draining, Reason::NoFreeSlot),
+            (self.intensity.over(), Reason::Intensity),
+            (!staffed && !draining, Reason::NoReadySlot),
+            (draining, Reason::Draining),
+            (self.paused, Reason::Paused),
+        ] {
+            if wrong {
+                reasons.push(reason);
+            }
+        }
+        // A fleet that drains is alive: whoever asks must not kill it before its deadline.
+        let all_hopeless = counts.want > 0 && seats > 0 && hopeless == seats;
+        Health {
+            live: self.phase != Phase::Stopped && !self.intensity.over() && (draining || !all_hopeless),
+            ready: self.phase == Phase::Running && staffed && !self.paused && !bad,
+            reasons,
+            counts,
         }
     }
 }

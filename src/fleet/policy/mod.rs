@@ -22,9 +22,24 @@
 //! - A slot is made fresh by a healthy life only, never by a fork: `crashes_in_row` and "looping" outlive a restart.
 #![forbid(unsafe_code)]
 
+pub mod backoff;
+mod bucket;
+mod dice;
+mod drain;
+mod group;
 mod health;
+mod intensity;
+mod judge;
 mod limits;
+mod roll;
+mod seats;
+mod slot;
 mod state;
+mod step;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 pub use health::{Counts, Health, Reason};
 pub use limits::{Limits, Rules};
@@ -271,7 +286,8 @@ pub enum Action {
     },
     /// Tell all workers to take no new work, or to take it again.
     Pause(bool),
-    /// The slot's state changed: publish it, and say one line. At most one a slot and step.
+    /// The slot's state changed, or a healthy life ended its row of crashes: publish it, and say one line. At most one a
+    /// slot and step, before a `Fork`; the state is what [`State::slot`] says after the step.
     Changed {
         /// Which.
         slot: usize,
@@ -318,6 +334,8 @@ pub struct SlotView {
     pub not_before: Option<Ms>,
     /// Why the present child is being stopped.
     pub stopping: Option<Cause>,
+    /// No other one follows in this slot when the present child has ended.
+    pub retiring: bool,
     /// It is there to replace this slot's child, and does not count yet.
     pub replaces: Option<usize>,
     /// How the latest ended child ended, why, and when.

@@ -1,8 +1,13 @@
-//! The fleet as the policy sees it.
+//! The fleet as the policy sees it, and what can be asked of it.
 #![forbid(unsafe_code)]
 
-use super::health::Health;
-use super::{Action, Cause, Event, GroupView, Limits, Ms, Phase, Rules, SlotView};
+use super::bucket::Bucket;
+use super::dice::Dice;
+use super::group::Group;
+use super::intensity::{self, Intensity};
+use super::slot::Slot;
+use super::table::{self, Why};
+use super::{Action, Cause, GroupView, Limits, Ms, Phase, Rules, SlotState, SlotView};
 use std::fmt;
 
 /// There is no room for so many workers.
@@ -22,50 +27,103 @@ impl fmt::Display for Full {
 
 impl std::error::Error for Full {}
 
-/// The fleet: its groups, its slots, and what it is in.
+/// The fleet: its groups, its slots, and what it is in. It belongs to one thread; a copy of it is another fleet.
 #[derive(Clone, Debug)]
 pub struct State {
-    rules: Rules,
-    slots: Vec<SlotView>,
-    groups: Vec<GroupView>,
+    pub(super) rules: Rules,
+    pub(super) groups: Vec<Group>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) phase: Phase,
+    pub(super) began: bool,
+    pub(super) paused: bool,
+    /// There was a child once.
+    pub(super) ever_forked: bool,
+    pub(super) drain: Option<Drain>,
+    pub(super) dice: Dice,
+    pub(super) bucket: Bucket,
+    pub(super) intensity: Intensity,
+    pub(super) ended: [u64; Cause::COUNT],
+    /// The latest step's.
+    pub(super) now: Ms,
+    pub(super) steps: u64,
+    pub(super) out: Vec<Action>,
+}
+
+/// How a fleet ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drain {
+    pub deadline: Ms,
+    /// If it is not to be 0 or 1.
+    pub code: Option<i32>,
+    /// Somebody had to be killed.
+    pub killed: bool,
 }
 
 impl State {
     /// A fleet without groups. `slots` are those of the board: `max_workers` and the `surge` of the rules. `seed` is
     /// for the jitter; two fleets are to have different ones.
     pub fn new(rules: Rules, slots: usize, seed: u64) -> State {
-        let _ = seed;
-        State { rules, slots: vec![SlotView::default(); slots], groups: Vec::new() }
+        State {
+            rules,
+            groups: Vec::new(),
+            slots: vec![Slot::default(); slots],
+            phase: Phase::Starting,
+            began: false,
+            paused: false,
+            ever_forked: false,
+            drain: None,
+            dice: Dice::new(seed),
+            bucket: Bucket::default(),
+            intensity: Intensity::default(),
+            ended: [0; Cause::COUNT],
+            now: 0,
+            steps: 0,
+            out: Vec::new(),
+        }
     }
 
     /// Adds a group; gives its number. Its workers are started by the next step, if the fleet has begun.
     pub fn add_group(&mut self, limits: Limits, want: u32) -> Result<usize, Full> {
-        let _ = limits;
-        let room = self.room();
-        let all = self.wanted().saturating_add(want);
+        let (all, room) = (self.wanted().saturating_add(want), self.room());
         if all > room {
             return Err(Full { want: all, room });
         }
-        self.groups.push(GroupView { want, ..GroupView::default() });
+        self.groups.push(Group::new(limits, want));
         Ok(self.groups.len() - 1)
     }
 
-    /// Says that `event` happened, and appends to `out` what is to be done about it. An event about a slot or a group
-    /// that does not exist, or that cannot be true of it (a ready slot that becomes ready), changes nothing.
-    pub fn step(&mut self, event: Event, now: Ms, out: &mut Vec<Action>) {
-        let _ = (event, now, out, &self.rules);
-    }
-
-    /// When the next step ([`Event::Passed`]) is due if nothing happens before: exact, and after a `Passed` always
-    /// later than its time. `None`: when something happens. This includes the next time at which the board is to be
-    /// looked at.
+    /// When the next step ([`super::Event::Passed`]) is due if nothing happens before: exact, and after a `Passed`
+    /// always later than its time. `None`: when something happens. This includes the next time at which the board is to
+    /// be looked at.
     pub fn next_deadline(&self) -> Option<Ms> {
-        None
+        if self.phase == Phase::Stopped {
+            return None;
+        }
+        let draining = self.drain.is_some();
+        let starts = self.began && !draining;
+        let mut next: Option<Ms> = None;
+        let mut also = |at: Option<Ms>| next = next.into_iter().chain(at).min();
+        for slot in &self.slots {
+            if slot.live() {
+                also(slot.child.next());
+            }
+            if matches!(slot.state, SlotState::Starting | SlotState::Ready) && !draining {
+                also(self.limits_of(slot).and_then(|limits| slot.child.look(limits, slot.row.crashes > 0)));
+            }
+            if starts && slot.waits() {
+                also(Some(slot.not_before.max(self.bucket.next())));
+            }
+        }
+        if !draining {
+            also(self.intensity.ends(self.rules.intensity_window_ms));
+            also((0..self.groups.len()).filter_map(|group| self.roll_due(group)).min());
+        }
+        next
     }
 
     /// What a slot is in; an empty one if there is no such.
     pub fn slot(&self, slot: usize) -> SlotView {
-        self.slots.get(slot).copied().unwrap_or_default()
+        self.slots.get(slot).map(Slot::view).unwrap_or_default()
     }
 
     /// How many slots there are.
@@ -75,7 +133,16 @@ impl State {
 
     /// What a group is in; `None` if there is no such.
     pub fn group(&self, group: usize) -> Option<GroupView> {
-        self.groups.get(group).copied()
+        let of = self.groups.get(group)?;
+        let seats = || self.slots.iter().filter(|slot| slot.is_seat(group));
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Some(GroupView {
+            want: of.want,
+            ready: count(seats().filter(|slot| slot.state == SlotState::Ready).count()),
+            generation: of.generation,
+            old: count(seats().filter(|slot| slot.live() && slot.generation != of.generation).count()),
+            roll_stopped: of.roll_stopped,
+        })
     }
 
     /// How many groups there are.
@@ -85,7 +152,7 @@ impl State {
 
     /// Workers wanted, of all groups.
     pub fn wanted(&self) -> u32 {
-        self.groups.iter().map(|group| group.want).sum()
+        self.groups.iter().fold(0, |all, group| all.saturating_add(group.want))
     }
 
     /// The most that may be wanted.
@@ -95,27 +162,74 @@ impl State {
 
     /// What the fleet is in.
     pub fn phase(&self) -> Phase {
-        Phase::Starting
+        self.phase
     }
 
     /// Whether workers were told to take no new work.
     pub fn paused(&self) -> bool {
-        false
+        self.paused
     }
 
     /// Until when a draining fleet waits before it kills.
     pub fn drain_deadline(&self) -> Option<Ms> {
-        None
+        self.drain.map(|drain| drain.deadline)
     }
 
     /// How many workers ended since the beginning, by cause (its number). `ForkFailed` counts failed forks.
     pub fn ended(&self) -> [u64; Cause::COUNT] {
-        [0; Cause::COUNT]
+        self.ended
     }
 
-    /// What the probes say.
-    pub fn health(&self, now: Ms) -> Health {
-        let _ = now;
-        Health::default()
+    // ---- for the rest of the policy ----
+
+    pub(super) fn limits_of(&self, slot: &Slot) -> Option<&Limits> {
+        self.groups.get(slot.group?).map(|group| &group.limits)
+    }
+
+    /// From TERM to KILL of a single worker.
+    pub(super) fn kill_ms(&self, i: usize) -> Ms {
+        self.limits_of(&self.slots[i]).map_or_else(|| Limits::default().kill_ms, |limits| limits.kill_ms)
+    }
+
+    /// The only place where a slot's state changes.
+    pub(super) fn go(&mut self, i: usize, to: SlotState, why: Why) {
+        let slot = &mut self.slots[i];
+        debug_assert!(
+            table::allowed(slot.state, to, why),
+            "{:?} -> {to:?}: {why:?} is not in the table",
+            slot.state
+        );
+        #[cfg(test)]
+        super::tests::passed_through(slot.state, to, why);
+        slot.state = to;
+        if slot.changed != self.steps {
+            slot.changed = self.steps;
+            self.out.push(Action::Changed { slot: i });
+        }
+    }
+
+    /// Whether a slot can be given away, and which.
+    pub(super) fn free_slot(&self) -> Option<usize> {
+        self.slots.iter().position(Slot::free)
+    }
+
+    /// Who is to have the place of `old`.
+    pub(super) fn replacement_of(&self, old: usize) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.replaces == Some(old))
+    }
+
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.out.push(Action::PhaseChanged);
+    }
+
+    pub(super) fn judge_intensity(&mut self) {
+        let limit = intensity::limit(&self.rules, self.wanted());
+        if let Some(over) = self.intensity.update(self.now, limit, self.rules.intensity_window_ms) {
+            self.out.push(Action::Intensity(over));
+            if over && self.rules.exit_on_intensity {
+                self.begin_drain(self.rules.grace_ms, Some(super::exit::INTENSITY));
+            }
+        }
     }
 }
