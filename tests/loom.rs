@@ -412,3 +412,45 @@ fn a_sender_that_ends_leaves_nothing_behind() {
         assert!(restarted || read_to != start, "an event without a sender");
     });
 }
+
+#[test]
+fn what_is_read_under_a_number_was_there_at_one_instant() {
+    use telemetry::board::seqlock;
+    proves(&[Site::SeqOdd, Site::SeqEven, Site::SeqFirst, Site::SeqSecond], || {
+        let words: Arc<[AtomicU32; 3]> = Arc::new(std::array::from_fn(|_| AtomicU32::new(0)));
+        let writer = {
+            let words = words.clone();
+            thread::spawn(move || {
+                for value in 1..=2 {
+                    seqlock::write(&words[0], || {
+                        words[1].store(value, Ordering::Relaxed);
+                        words[2].store(value, Ordering::Relaxed);
+                    });
+                }
+            })
+        };
+        let read = || (words[1].load(Ordering::Relaxed), words[2].load(Ordering::Relaxed));
+        if let Some((one, two)) = seqlock::read(&words[0], read) {
+            assert_eq!(one, two, "torn");
+        }
+        writer.join().unwrap();
+        assert_eq!(seqlock::read(&words[0], read), Some((2, 2)));
+    });
+}
+
+#[test]
+fn a_writer_that_died_holds_no_reader_up_and_the_next_one_goes_on() {
+    use telemetry::board::seqlock;
+    loom::model(|| {
+        // Odd: the one before died in the middle.
+        let words: Arc<[AtomicU32; 2]> = Arc::new([AtomicU32::new(7), AtomicU32::new(1)]);
+        let writer = {
+            let words = words.clone();
+            thread::spawn(move || seqlock::write(&words[0], || words[1].store(2, Ordering::Relaxed)))
+        };
+        let read = || words[1].load(Ordering::Relaxed);
+        assert!(matches!(seqlock::read(&words[0], read), None | Some(2)));
+        writer.join().unwrap();
+        assert_eq!(seqlock::read(&words[0], read), Some(2));
+    });
+}

@@ -23,6 +23,14 @@ pub enum Site {
     SleepFence,
     /// The barrier between the sender's resignation and its last look.
     ResignFence,
+    /// The barrier behind the odd number of a seqlock's writer.
+    SeqOdd,
+    /// The even number of a seqlock's writer.
+    SeqEven,
+    /// A seqlock's reader's first look.
+    SeqFirst,
+    /// The barrier before its second.
+    SeqSecond,
 }
 
 /// The ordering at `site`: as given, but relaxed in a model that weakens it.
@@ -57,6 +65,14 @@ mod weakening {
 pub fn full_fence(site: Site) {
     if at(site, Ordering::SeqCst) == Ordering::SeqCst {
         fence(Ordering::SeqCst);
+    }
+}
+
+/// A barrier of this order at `site`.
+#[inline(always)]
+pub fn fence_at(site: Site, order: Ordering) {
+    if at(site, order) == order {
+        fence(order);
     }
 }
 
