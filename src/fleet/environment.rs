@@ -27,6 +27,11 @@ pub fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(move |(name, _)| !own.iter().any(|own| name == own))
 }
 
+/// All of it, but what was handed over.
+pub fn everything() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| name != HANDOVER)
+}
+
 /// The trace context that this process works under.
 pub fn trace() -> Trace {
     let get = |name| variable(name).unwrap_or_default();

@@ -7,8 +7,12 @@
 
 pub mod child;
 pub mod environment;
+pub mod health;
 pub mod policy;
+mod say;
 pub mod settings;
+pub mod status;
+pub mod supervisor;
 pub mod trace;
 pub mod worker;
 pub mod zygote;

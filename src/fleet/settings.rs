@@ -98,6 +98,18 @@ pub const KEYS: &[Key] = &[
     key("baggage", Text(8192), "\"\"", true, "goes with it"),
 ];
 
+/// The table of [`KEYS`], for the page.
+pub fn markdown() -> String {
+    let mut table =
+        String::from("| key | default | allowed | group | meaning |\n| --- | --- | --- | --- | --- |\n");
+    for key in KEYS {
+        let group = if key.of_group { "yes" } else { "" };
+        let (name, default, allowed) = (key.name, key.default, allowed(key.kind));
+        table += &format!("| `{name}` | `{default}` | {allowed} | {group} | {} |\n", key.meaning);
+    }
+    table
+}
+
 /// How workers are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -414,6 +426,15 @@ impl Settings {
             name,
             given,
         })
+    }
+
+    /// What cannot change under a fleet that runs stays as it was `before`.
+    pub fn keep(&mut self, before: &Settings) {
+        self.name.clone_from(&before.name);
+        self.health.clone_from(&before.health);
+        self.runtime_dir.clone_from(&before.runtime_dir);
+        self.counters.clone_from(&before.counters);
+        (self.mode, self.max_workers, self.inline) = (before.mode, before.max_workers, before.inline);
     }
 
     /// A group's own object (`""`: nothing said) over the fleet's.

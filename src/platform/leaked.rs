@@ -5,6 +5,11 @@
 
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+/// Keep a value until the process ends.
+pub fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
 /// See the module's text.
 pub struct Leaked<T: 'static>(AtomicPtr<T>);
 

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - One `write(2)` a line and no lock, so that neither a fork nor a signal can tear it.
-//! - At most one line a minute for each [`Reason`]; what was held back is counted in the next one.
+//! - At most one line a minute for each [`Reason`]; what was held back is counted in the next one. A supervisor's changes
+//!   of state are said one by one ([`tell`]).
 //! - Never called in a fork hook. Texts never contain credentials.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -98,8 +99,18 @@ pub fn say(level: Level, reason: Reason, text: &str) {
         0 => String::new(),
         n => format!(" ({n} more of this kind held back)"),
     };
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    emit(level, &format!("libtelemetry: {clean}{more}"));
+    emit(level, &format!("libtelemetry: {}{more}", clean(text)));
+}
+
+/// Say something each time: what an operator follows a process by.
+pub fn tell(level: Level, text: &str) {
+    if level as usize <= LEVEL.load(Ordering::Acquire) {
+        emit(level, &clean(text));
+    }
+}
+
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn emit(level: Level, line: &str) {

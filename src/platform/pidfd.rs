@@ -80,6 +80,13 @@ pub fn kill_group(leader: u32) {
     }
 }
 
+/// End a child that cannot be watched.
+pub fn kill_and_reap(pid: u32) {
+    // SAFETY: a child of ours that nobody reaped, so the number is its.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+    wait_for(pid);
+}
+
 /// Any child that has ended, without reaping it.
 pub fn any_ended() -> Option<u32> {
     // SAFETY: all-zero bytes are a value.

@@ -75,6 +75,17 @@ pub fn default(signal: i32) {
     action(signal, libc::SIG_DFL, 0);
 }
 
+/// Give up that a signal is ignored: children of a process that ignores CHLD are reaped by nobody, and lost.
+pub fn unignore(signal: i32) {
+    // SAFETY: all-zero bytes are a value of `sigaction`.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: asks only.
+    let known = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) } == 0;
+    if known && now.sa_sigaction == libc::SIG_IGN {
+        default(signal);
+    }
+}
+
 /// What the parent's program wanted done at a signal is not the child's business: every handler gives way to the
 /// default. With `ignored` also what was ignored (a program that is exec'd would inherit that); without, it stays: a runtime
 /// that ignores SIGPIPE counts on it. Async-signal-safe.

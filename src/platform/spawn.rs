@@ -122,6 +122,15 @@ impl Image {
     }
 }
 
+/// Whether there is such a program.
+///
+/// # Errors
+/// That there is none, or that it cannot be looked at.
+pub fn find_program(argv: &[OsString], path: Option<OsString>) -> io::Result<()> {
+    let first = argv.first().ok_or_else(|| io::Error::other("no command"))?;
+    find(first, path).map(drop)
+}
+
 fn find(name: &OsString, path: Option<OsString>) -> io::Result<OsString> {
     if name.as_encoded_bytes().contains(&b'/') {
         return match std::fs::metadata(name) {
@@ -168,4 +177,25 @@ pub fn oom_kills() -> Option<u64> {
     let events = super::files::read_small(&format!("/sys/fs/cgroup{line}/memory.events")).ok()?;
     let line = std::str::from_utf8(&events).ok()?.lines().find_map(|l| l.strip_prefix("oom_kill "))?;
     line.trim().parse().ok()
+}
+
+/// Processor time of a process and of its children that it has waited for, not counted; `None` if it is not ours to see.
+pub fn cpu_s(pid: u32) -> Option<f64> {
+    let stat = super::files::read_small(&format!("/proc/{pid}/stat")).ok()?;
+    let after = stat.iter().rposition(|b| *b == b')')? + 1;
+    let text = std::str::from_utf8(stat.get(after..)?).ok()?;
+    let ticks: Vec<u64> =
+        text.split_ascii_whitespace().skip(11).take(2).filter_map(|t| t.parse().ok()).collect();
+    // SAFETY: asks only.
+    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1);
+    (ticks.len() == 2).then(|| ticks.iter().sum::<u64>() as f64 / a_second as f64)
+}
+
+/// Whether that process is there and is not ours.
+pub fn is_anothers_child(pid: u32) -> bool {
+    let Ok(stat) = super::files::read_small(&format!("/proc/{pid}/stat")) else { return false };
+    let after = stat.iter().rposition(|b| *b == b')').map_or(0, |at| at + 1);
+    let text = std::str::from_utf8(stat.get(after..).unwrap_or_default()).unwrap_or_default();
+    let parent = text.split_ascii_whitespace().nth(1).and_then(|t| t.parse::<u32>().ok());
+    parent.is_some_and(|parent| parent != super::process::pid())
 }

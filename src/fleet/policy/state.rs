@@ -92,6 +92,18 @@ impl State {
         Ok(self.groups.len() - 1)
     }
 
+    /// Give a group other limits: for its workers now and later.
+    pub fn set_limits(&mut self, group: usize, limits: Limits) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.limits = limits;
+        }
+    }
+
+    /// Give the fleet other rules; its slots stay as many as they are.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     /// When the next step ([`super::Event::Passed`]) is due if nothing happens before: exact, and after a `Passed`
     /// always later than its time. `None`: when something happens. This includes the next time at which the board is to
     /// be looked at.

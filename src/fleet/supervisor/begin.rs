@@ -1,0 +1,162 @@
+//! How a fleet begins and ends: what is made at the first turn, and put back after the last.
+//!
+//! Invariant: what a fleet cannot do without is an error before the first fork; what it can do without (the endpoint, the
+//! publication) is said, shows on the board, and is gone without.
+#![forbid(unsafe_code)]
+
+use super::super::health::notify::Watchdog;
+use super::super::health::{Listener, Notify};
+use super::super::policy::Event;
+use super::super::{environment, say};
+use super::{Error, Inner, Loop, exit, handover, publish, turn};
+use crate::board::directory::{self, Runtime};
+use crate::board::layout::{self, probe};
+use crate::platform::epoll::{Epoll, Timer};
+use crate::platform::poll::Interest;
+use crate::platform::signals::{self, SignalFd};
+use crate::platform::spawn;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+/// What a supervisor listens to.
+pub const SIGNALS: &[i32] = &[
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGHUP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGWINCH,
+];
+/// The name of the library's own threads, which end before a fork.
+pub const OWN_THREADS: &str = "telemetry";
+
+impl Inner {
+    /// Make what a running fleet has, once.
+    pub(super) fn begin(&mut self) -> Result<(), Error> {
+        if self.begun.is_some() || self.exit.is_some() {
+            return Ok(());
+        }
+        let functions = !self.entries.iter().all(|entry| matches!(entry.target, super::Target::Command(_)));
+        let threads = spawn::threads_but(OWN_THREADS);
+        if functions && threads > 1 && !self.settings.allow_threads {
+            return Err(Error::Invalid(format!(
+                "this process has {} other thread(s): a lock that one of them holds when a worker is forked stays \
+                 locked in the worker. Run the fleet before threads are started, or commands in mode \"exec\", or \
+                 say \"allow_threads\": true",
+                threads - 1
+            )));
+        }
+        let handed = handover::take();
+        let system = |why: std::io::Error| Error::io("the supervisor's descriptors cannot be made", &why);
+        signals::unignore(libc::SIGCHLD);
+        let zygotes = self.settings.mode == super::Mode::Zygote;
+        self.reaps_all |= self.pid == 1 || zygotes;
+        if self.reaps_all {
+            spawn::adopt_orphans();
+        }
+        let mut listened = SIGNALS.to_vec();
+        if self.reaps_all {
+            listened.push(libc::SIGCHLD);
+        }
+        let mask = signals::block(&listened);
+        let made = Loop {
+            epoll: Epoll::new().map_err(system)?,
+            signals: SignalFd::new(&listened).map_err(system)?,
+            timer: Timer::new().map_err(system)?,
+            mask,
+            armed: None,
+        };
+        made.epoll.add(made.signals.as_fd(), Interest::Read, turn::SIGNAL).map_err(system)?;
+        made.epoll.add(made.timer.as_fd(), Interest::Read, turn::TIMER).map_err(system)?;
+        made.epoll.add(self.bell.as_fd(), Interest::Read, turn::BELL).map_err(system)?;
+        self.begun = Some(made);
+        self.register_watches().map_err(system)?;
+        self.oom_kills = spawn::oom_kills();
+        let handed = handed.map(|handed| self.take_over(handed));
+        self.listen(handed.as_ref().and_then(|h| h.listener))?;
+        self.publish_board();
+        let now = self.now();
+        self.notify = environment::variable("NOTIFY_SOCKET").and_then(|value| Notify::new(&value));
+        let watchdog = environment::variable("WATCHDOG_USEC");
+        self.watchdog = watchdog.and_then(|usec| {
+            Watchdog::new(&usec, environment::variable("WATCHDOG_PID").as_deref(), self.pid, now)
+        });
+        publish::header(self);
+        say::info(
+            &self.settings.name,
+            &format!("supervisor {} begins, {} worker(s)", self.pid, self.policy.wanted()),
+        );
+        for event in handed.map(|h| h.workers).unwrap_or_default() {
+            self.events.push_back(event);
+        }
+        self.events.push_back(Event::Began);
+        self.wake();
+        Ok(())
+    }
+
+    fn listen(&mut self, handed: Option<std::os::fd::RawFd>) -> Result<(), Error> {
+        let header = self.board.header();
+        let Some(address) = self.settings.health.clone() else {
+            header.probe.store(0, Ordering::Relaxed);
+            return Ok(());
+        };
+        let copy = handed.and_then(crate::platform::descriptor::copy);
+        let listener = match copy.map(Listener::from_fd) {
+            Some(Ok(listener)) => Ok(listener),
+            _ => Listener::bind(&address),
+        };
+        match listener {
+            Ok(listener) => {
+                header.probe_port.store(u32::from(listener.port()), Ordering::Relaxed);
+                header.probe.store(probe::WANTED | probe::BOUND, Ordering::Relaxed);
+                say::info(
+                    &self.settings.name,
+                    &format!("health endpoint on {address}, port {}", listener.port()),
+                );
+                self.health.listen(listener);
+                self.register_health();
+            }
+            Err(why) => {
+                header.probe.store(probe::WANTED, Ordering::Relaxed);
+                say::error(&self.settings.name, &format!("no health endpoint: {why}"));
+                self.probe_error = Some(why);
+                if self.settings.require_probe {
+                    self.exit = Some(exit::NO_PROBE);
+                    self.finish();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_board(&mut self) {
+        let dir = directory::resolve(self.settings.runtime_dir.as_deref(), environment::raw);
+        let published = Runtime::open(&dir).and_then(|r| r.publish(&self.settings.name, self.board.as_fd()));
+        match published {
+            Ok(published) => self.published = Some(published),
+            Err(why) => {
+                let text = format!("`telemetry status` will not find it: {}: {why}", dir.display());
+                say::warn(&self.settings.name, &text);
+            }
+        }
+    }
+
+    /// Put back what was changed, and say how it ended.
+    pub(super) fn finish(&mut self) {
+        let header = self.board.header();
+        header.phase.store(layout::Phase::Stopped as u32, Ordering::Relaxed);
+        header.verdict.store(0, Ordering::Relaxed);
+        if let Some(zygote) = self.zygote.take() {
+            zygote.end();
+        }
+        self.health.close();
+        self.published = None;
+        if let Some(l) = self.begun.take() {
+            say::info(&self.settings.name, &publish::last_words(self));
+            signals::restore(&l.mask);
+        }
+    }
+}

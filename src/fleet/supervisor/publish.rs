@@ -1,0 +1,288 @@
+//! What the supervisor writes on the board, and the lines it says.
+//!
+//! Invariants:
+//! - The board shows what the policy thinks, no more and no less: a slot is written whenever its view there changed, under its
+//!   number, and the header at the end of each turn. So whoever reads it needs nothing of this process.
+//! - What a worker must see before it is signalled is written before.
+#![forbid(unsafe_code)]
+
+use super::super::policy::{Cause, Exit, Ms, Phase, SlotState, SlotView};
+use super::super::say;
+use super::{Entry, Inner};
+use crate::board::layout::{Slot, flag, verdict};
+use crate::board::scoreboard::{put_text, text_of};
+use crate::board::seqlock;
+use crate::platform::{clock, process, signals};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const NS: u64 = 1_000_000;
+
+fn set(word: &AtomicU64, value: u64) {
+    word.store(value, Ordering::Relaxed);
+}
+
+/// What does not change while it runs.
+pub fn header(inner: &Inner) {
+    let h = inner.board.header();
+    for (room, name) in h.counter_names.iter().zip(&inner.settings.counters) {
+        put_text(room, name);
+    }
+    let stale = inner.entries.iter().map(|entry| entry.group.limits.stale_ms).max().unwrap_or(0);
+    set(&h.stale_ms, stale);
+    h.want.store(inner.policy.wanted(), Ordering::Relaxed);
+}
+
+/// The fleet as it is at the end of a turn.
+pub fn all(inner: &mut Inner, now: Ms) {
+    for slot in 0..inner.running.len() {
+        let view = inner.policy.slot(slot);
+        if inner.shown.get(slot) != Some(&view) {
+            self::slot(inner, slot);
+        }
+    }
+    let health = inner.policy.health(now);
+    let h = inner.board.header();
+    let bits = if health.live { verdict::LIVE } else { 0 } | if health.ready { verdict::READY } else { 0 };
+    h.verdict.store(bits, Ordering::Relaxed);
+    h.want.store(health.counts.want, Ordering::Relaxed);
+    let reasons: Vec<String> = health.reasons.iter().map(ToString::to_string).collect();
+    if inner.reasons != reasons {
+        let text = reasons.join("\n");
+        // Whole reasons only.
+        let fits =
+            text.char_indices().take_while(|(i, _)| *i < 256).last().map_or(0, |(i, c)| i + c.len_utf8());
+        let cut = if text.len() <= 256 {
+            text.len()
+        } else {
+            text.get(..fits.min(256)).and_then(|t| t.rfind('\n')).unwrap_or(0)
+        };
+        put_text(&h.reasons, text.get(..cut).unwrap_or_default());
+        inner.reasons = reasons;
+    }
+    for (room, count) in h.restarts.iter().zip(inner.policy.ended()) {
+        set(room, count);
+    }
+    let ready = health.ready && !inner.said_ready;
+    if ready && let Some(notify) = &inner.notify {
+        notify.ready(&format!("{} of {} workers are ready", health.counts.ready, health.counts.want));
+    }
+    inner.said_ready |= ready;
+}
+
+/// One slot as the policy sees it.
+pub fn slot(inner: &mut Inner, index: usize) {
+    let view = inner.policy.slot(index);
+    let Some(place) = inner.board.slot(index) else { return };
+    let s = &place.supervised;
+    let name = view.group.and_then(|g| inner.entries.get(g)).map(|entry| entry.name.as_str());
+    seqlock::write(&s.seq, || {
+        let half = |word: &std::sync::atomic::AtomicU32, value: u32| word.store(value, Ordering::Relaxed);
+        half(&s.state, view.state as u32);
+        half(&s.group, view.group.map_or(u32::MAX, |g| g as u32));
+        set(&s.incarnation, view.incarnation);
+        set(&s.ready_ns, view.ready_at.map_or(0, |ms| ms * NS));
+        set(&s.not_before_ns, view.not_before.map_or(0, |ms| ms * NS));
+        half(&s.restarts, view.restarts);
+        half(&s.crashes, view.crashes_in_row);
+        half(&s.fork_errors, view.fork_errors);
+        if let Some((cause, exit, at)) = view.last_exit {
+            half(&s.exit_code, exit.code as u32);
+            half(&s.exit_signal, exit.signal as u32);
+            half(&s.exit_bits, u32::from(exit.core) | u32::from(exit.oom) << 1);
+            half(&s.exit_cause, cause as u32);
+            set(&s.ended_ns, at * NS);
+        }
+        if let Some(name) = name {
+            put_text(&s.name, name);
+        }
+        if !view.state.live() {
+            half(&s.pid, 0);
+        }
+    });
+    if let Some(room) = inner.shown.get_mut(index) {
+        *room = view;
+    }
+}
+
+/// Make the worker's part of a slot ready for a new one. Nobody writes there now.
+pub fn blank(inner: &Inner, index: usize, incarnation: u64) {
+    let Some(place) = inner.board.slot(index) else { return };
+    let w = &place.working;
+    seqlock::write(&w.seq, || {
+        w.pid.store(0, Ordering::Relaxed);
+        w.flags.store(0, Ordering::Relaxed);
+        w.loop_lag_us.store(0, Ordering::Relaxed);
+        for word in [&w.beat_ns, &w.ready_ns, &w.item_started_ns, &w.item_deadline_ns] {
+            set(word, 0);
+        }
+        put_text(&w.doing, "");
+        set(&w.incarnation, incarnation);
+    });
+    for lease in &place.leases {
+        set(&lease.token, 0);
+    }
+    set(&place.rss_kb, 0);
+}
+
+/// A worker is there.
+pub fn born(inner: &mut Inner, index: usize, pid: u32) {
+    slot(inner, index);
+    let Some(place) = inner.board.slot(index) else { return };
+    let s = &place.supervised;
+    seqlock::write(&s.seq, || {
+        s.pid.store(pid, Ordering::Relaxed);
+        set(&s.forked_ns, clock::monotonic_ns());
+        set(&s.start_ticks, 0);
+    });
+    let view = inner.policy.slot(index);
+    let text = format!("{}: worker {pid} starts (number {})", place_name(inner, index), view.incarnation);
+    say::info(&inner.settings.name, &text);
+}
+
+/// It is no more.
+pub fn ended(inner: &Inner, index: usize) {
+    if let Some(place) = inner.board.slot(index) {
+        let s = &place.supervised;
+        seqlock::write(&s.seq, || s.pid.store(0, Ordering::Relaxed));
+    }
+}
+
+/// The slot of a worker that runs without a supervisor.
+pub fn inline(place: &Slot, entries: &[Entry]) {
+    let s = &place.supervised;
+    seqlock::write(&s.seq, || {
+        s.state.store(SlotState::Ready as u32, Ordering::Relaxed);
+        s.pid.store(process::pid(), Ordering::Relaxed);
+        set(&s.incarnation, 1);
+        set(&s.forked_ns, clock::monotonic_ns());
+        if let Some(entry) = entries.first() {
+            put_text(&s.name, &entry.name);
+        }
+    });
+}
+
+fn place_name(inner: &Inner, index: usize) -> String {
+    format!("slot {index} ({})", group_name(inner, index))
+}
+
+/// The name of the group whose slot it is, or was last.
+fn group_name(inner: &Inner, index: usize) -> String {
+    inner.board.slot(index).map_or_else(String::new, |place| text_of(&place.supervised.name))
+}
+
+/// `SIGKILL`, `status 3`.
+fn how(cause: Cause, exit: Exit) -> String {
+    let by = match (exit.signal, exit.core) {
+        (0, _) => format!("status {}", exit.code),
+        (signal, false) => signals::name(signal),
+        (signal, true) => format!("{}, core dumped", signals::name(signal)),
+    };
+    match cause {
+        Cause::Exit0 | Cause::Exit | Cause::Signal | Cause::None => by,
+        Cause::Oom => format!("{by}: out of memory"),
+        Cause::StartupTimeout => format!("{by}: it was not ready in time"),
+        Cause::Stale => format!("{by}: it gave no sign of life"),
+        Cause::ItemDeadline => format!("{by}: an item took too long"),
+        Cause::Recycled => format!("{by}: its time was over"),
+        Cause::Resized => format!("{by}: one too many"),
+        Cause::Stopped => format!("{by}: it was stopped"),
+        Cause::Reloaded => format!("{by}: another one took its place"),
+        Cause::ForkFailed => "it could not be forked".into(),
+    }
+}
+
+/// The policy changed a slot's state: publish it, and say one line.
+pub fn changed(inner: &mut Inner, index: usize) {
+    let before = inner.shown.get(index).copied().unwrap_or_default();
+    slot(inner, index);
+    let view = inner.policy.slot(index);
+    let now = inner.now();
+    let ended = || view.last_exit.map_or_else(String::new, |(cause, exit, _)| how(cause, exit));
+    let wait = || view.not_before.unwrap_or(now).saturating_sub(now) as f64 / 1000.0;
+    let worker = place_name(inner, index);
+    let name = inner.settings.name.clone();
+    match view.state {
+        // Said with the process's number when it is there.
+        SlotState::Starting => {}
+        SlotState::Ready => say::info(&name, &format!("{worker}: ready")),
+        SlotState::Stopping => say::info(&name, &format!("{worker}: told to stop")),
+        SlotState::Stale => {
+            say::warn(&name, &format!("{worker}: gives no sign of life, or its item takes too long"))
+        }
+        SlotState::Abandoned => say::error(&name, &format!("{worker}: was killed and is still there")),
+        SlotState::Failed => say::error(&name, &format!("{worker}: ended ({}) for good", ended())),
+        SlotState::CrashLooping => {
+            let text = format!(
+                "{worker}: ended ({}), {} times in a row: a crash loop; next start in {:.1} s",
+                ended(),
+                view.crashes_in_row,
+                wait()
+            );
+            say::error(&name, &text);
+        }
+        SlotState::Backoff if view.fork_errno != 0 => {
+            let why = std::io::Error::from_raw_os_error(view.fork_errno);
+            say::error(&name, &format!("{worker}: no worker: {why}; next try in {:.1} s", wait()));
+        }
+        SlotState::Backoff => {
+            let text = format!("{worker}: ended ({}); next start in {:.1} s", ended(), wait());
+            say::warn(&name, &text);
+        }
+        SlotState::Empty if before.state.live() => {
+            say::info(&name, &format!("{worker}: ended ({})", ended()))
+        }
+        SlotState::Empty => {}
+    }
+}
+
+/// The fleet's phase changed.
+pub fn phase(inner: &mut Inner) {
+    let phase = inner.policy.phase();
+    inner.board.header().phase.store(phase as u32, Ordering::Relaxed);
+    match phase {
+        Phase::Draining => {
+            say::info(&inner.settings.name, "draining");
+            if let Some(notify) = &inner.notify {
+                let left = inner.policy.drain_deadline().unwrap_or(0).saturating_sub(inner.now()) + 5000;
+                notify.stopping(left * 1000, "draining");
+            }
+        }
+        Phase::Running => say::info(&inner.settings.name, "running"),
+        Phase::Starting | Phase::Stopped => {}
+    }
+}
+
+/// The fleet restarts too often, or no longer.
+pub fn intensity(inner: &Inner, too_many: bool) {
+    let name = &inner.settings.name;
+    if too_many {
+        say::error(name, "too many restarts in all: not live");
+    } else {
+        say::info(name, "no longer too many restarts");
+    }
+}
+
+/// One JSON object: how it ended, slot by slot.
+pub fn last_words(inner: &Inner) -> String {
+    let exit = |view: SlotView| match view.last_exit {
+        Some((cause, exit, _)) => serde_json::json!({
+            "cause": super::super::health::document::name_in(&super::super::health::document::CAUSES, cause as u32),
+            "code": exit.code, "signal": exit.signal,
+        }),
+        None => serde_json::Value::Null,
+    };
+    let slots: Vec<_> = (0..inner.running.len())
+        .map(|index| (index, inner.policy.slot(index)))
+        .filter(|(_, view)| view.incarnation > 0)
+        .map(|(index, view)| {
+            serde_json::json!({"slot": index, "name": group_name(inner, index), "restarts": view.restarts, "last_exit": exit(view),
+                "abandoned": view.state == SlotState::Abandoned})
+        })
+        .collect();
+    format!("ended {}", serde_json::json!({"code": inner.exit, "slots": slots}))
+}
+
+/// Whether that worker said that it is ready.
+pub fn says_ready(place: &Slot) -> bool {
+    place.working.flags.load(Ordering::Relaxed) & flag::READY != 0
+}

@@ -1,0 +1,393 @@
+//! One turn of the loop: what woke it, in the order the policy wants it, and when it is to wake next.
+//!
+//! Invariants:
+//! - Deaths come before anything else of a turn, what the board says after all that happened, and the passing of time last.
+//! - The timer is set to the earliest of what policy, endpoint and watchdog wait for; there is no other clock.
+#![forbid(unsafe_code)]
+
+use super::super::child::Target;
+use super::super::policy::{Event, Exit, Ms, Seen};
+use super::super::settings::Settings;
+use super::super::zygote::Word;
+use super::super::{environment, health, say};
+use super::{Error, Inner, Watcher, publish};
+use crate::board::layout::flag;
+use crate::board::view::SlotView;
+use crate::platform::poll::Interest;
+use crate::platform::{clock, pidfd, spawn};
+use std::os::fd::{AsFd, RawFd};
+use std::sync::atomic::Ordering;
+
+/// Tokens: what woke the loop.
+pub const SIGNAL: u64 = 1;
+pub const TIMER: u64 = 2;
+pub const BELL: u64 = 3;
+pub const ZYGOTE: u64 = 4;
+pub const HEALTH: u64 = 5;
+/// And a descriptor of the host's.
+pub const WATCH: u64 = 1 << 32;
+/// And a slot.
+pub const CHILD: u64 = 2 << 32;
+/// Lateness that is not the scheduler's.
+const LATE_MS: Ms = 1000;
+/// How often memory is looked at where no limit asks for it.
+const RSS_MS: Ms = 10_000;
+const NS: u64 = 1_000_000;
+
+impl Inner {
+    /// See [`super::Fleet::step`]; gives the watchers that are due.
+    pub(super) fn turn(&mut self, ms: Option<u32>) -> Result<Vec<(RawFd, Watcher)>, Error> {
+        self.begin()?;
+        if self.exit.is_some() {
+            return Ok(Vec::new());
+        }
+        self.arm();
+        let Some(l) = &self.begun else { return Ok(Vec::new()) };
+        let mut ready = Vec::with_capacity(64);
+        let wait = ms.map_or(-1, |ms| i32::try_from(ms).unwrap_or(i32::MAX));
+        l.epoll.wait(wait, &mut ready).map_err(|why| Error::io("the supervisor cannot wait", &why))?;
+        let armed = l.armed;
+        let now_ns = clock::monotonic_ns();
+        let now = now_ns / NS;
+        self.count_wake(armed, now_ns, now);
+        let mut due = Vec::new();
+        let (mut rung, mut asked, mut signalled) = (false, false, false);
+        for token in ready {
+            match token {
+                SIGNAL => signalled = true,
+                TIMER => {}
+                BELL => rung = true,
+                ZYGOTE => self.hear_zygote(now),
+                HEALTH => asked = true,
+                token if token >= CHILD => self.bury((token - CHILD) as usize, now),
+                token => {
+                    let fd = RawFd::try_from(token - WATCH).unwrap_or(-1);
+                    due.extend(self.watches.iter().find(|w| w.0 == fd).map(|w| (fd, w.2.clone())));
+                }
+            }
+        }
+        if rung {
+            self.bell.hush();
+        }
+        if signalled {
+            self.take_signals(now);
+        }
+        self.look_around(now);
+        self.serve(now, asked);
+        self.tell_manager(now);
+        if self.reexec {
+            self.reexec = false;
+            self.become_new();
+        }
+        Ok(due)
+    }
+
+    /// What was asked for meanwhile ([`Inner::later`]), and the time that passed with it.
+    pub(super) fn settle(&mut self) {
+        if self.begun.is_some() && self.exit.is_none() && !self.events.is_empty() {
+            let now = self.now();
+            self.look_around(now);
+        }
+    }
+
+    fn count_wake(&mut self, armed: Option<u64>, now_ns: u64, now: Ms) {
+        let header = self.board.header();
+        header.wakeups.fetch_add(1, Ordering::Relaxed);
+        let late = armed.map_or(0, |at| now_ns.saturating_sub(at));
+        header.late_ns_max.fetch_max(late, Ordering::Relaxed);
+        if late / NS > LATE_MS {
+            let text = format!(
+                "the supervisor was held up for {} s: every worker gets so much more time",
+                late / NS / 1000
+            );
+            say::warn(&self.settings.name, &text);
+            self.step(Event::Late { by: late / NS }, now);
+        }
+    }
+
+    /// Tell the policy, and do what it says.
+    pub(super) fn step(&mut self, event: Event, now: Ms) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.policy.step(event, now, &mut actions);
+        // What is done may come to an event of its own, which appends to the list.
+        let mut next = 0;
+        while let Some(action) = actions.get(next).copied() {
+            next += 1;
+            if let Some(event) = self.act(action, now) {
+                self.policy.step(event, now, &mut actions);
+            }
+        }
+        actions.clear();
+        self.actions = actions;
+    }
+
+    /// A child has ended.
+    fn bury(&mut self, slot: usize, now: Ms) {
+        let Some(running) = self.running.get_mut(slot).and_then(Option::as_mut) else { return };
+        // Its number is nobody else's until it is reaped, and its group's neither.
+        let pid = running.child.pid();
+        let ended = match running.child.reap() {
+            Ok(None) => return,
+            Ok(Some(ended)) => ended,
+            // Not our child yet: whoever stands between it and us is about to end.
+            Err(_) if spawn::is_anothers_child(pid) => return,
+            Err(_) => pidfd::Ended::default(),
+        };
+        let killed_by_us = running.killed;
+        pidfd::kill_group(pid);
+        if let Some(gone) = self.running.get_mut(slot).and_then(Option::take)
+            && let Some(l) = &self.begun
+        {
+            l.epoll.remove(gone.child.as_fd());
+        }
+        let kills = spawn::oom_kills();
+        let oom = ended.signal == libc::SIGKILL && !killed_by_us && kills > self.oom_kills;
+        self.oom_kills = kills;
+        let exit = Exit { code: ended.code, signal: ended.signal, core: ended.core, oom };
+        publish::ended(self, slot);
+        self.step(Event::Died { slot, exit }, now);
+    }
+
+    fn hear_zygote(&mut self, now: Ms) {
+        loop {
+            let Some(zygote) = &self.zygote else { return };
+            match zygote.hear() {
+                Ok(None) => return,
+                Ok(Some(Word::Prepared(0) | Word::Fork(..))) => {}
+                Ok(Some(Word::Prepared(code))) => {
+                    say::error(&self.settings.name, &format!("what prepares the workers ended with {code}"));
+                }
+                Ok(Some(Word::Born(slot, incarnation, pid))) => {
+                    self.answered(slot as usize, incarnation);
+                    if let Some(event) = self.born(slot as usize, incarnation, pid) {
+                        self.step(event, now);
+                    }
+                }
+                Ok(Some(Word::Failed(slot, incarnation, errno))) => {
+                    self.answered(slot as usize, incarnation);
+                    self.step(Event::ForkFailed { slot: slot as usize, errno }, now);
+                }
+                Err(_) => {
+                    say::warn(&self.settings.name, &format!("zygote {} is gone", zygote.pid()));
+                    self.drop_zygote(libc::EPIPE, now);
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, slot: usize, incarnation: u64) {
+        self.asked.retain(|asked| *asked != (slot, incarnation));
+    }
+
+    /// End the zygote; what it was asked for fails with `errno`.
+    pub(super) fn drop_zygote(&mut self, errno: i32, now: Ms) {
+        if let Some(zygote) = self.zygote.take() {
+            zygote.end();
+        }
+        for (slot, _) in std::mem::take(&mut self.asked) {
+            self.step(Event::ForkFailed { slot, errno }, now);
+        }
+    }
+
+    fn take_signals(&mut self, now: Ms) {
+        while let Some(signal) = self.begun.as_ref().and_then(|l| l.signals.next()) {
+            self.signal(signal, now);
+        }
+        if self.reaps_all {
+            while let Some(pid) = pidfd::any_ended() {
+                let own = self.running.iter().position(|r| r.as_ref().is_some_and(|r| r.child.pid() == pid));
+                match own {
+                    Some(slot) => self.bury(slot, now),
+                    None if self.zygote.as_ref().is_some_and(|z| z.pid() == pid) => {
+                        self.drop_zygote(libc::EPIPE, now);
+                    }
+                    // Born, and dead before the zygote's word about it was read.
+                    None if !self.asked.is_empty() => {
+                        self.hear_zygote(now);
+                        if !self.running.iter().flatten().any(|r| r.child.pid() == pid) {
+                            let _ = pidfd::reap_pid(pid);
+                        }
+                    }
+                    None => drop(pidfd::reap_pid(pid)),
+                }
+            }
+        }
+    }
+
+    fn signal(&mut self, signal: i32, now: Ms) {
+        let name = self.settings.name.clone();
+        let resize = |inner: &Inner, by: i64| {
+            let want = inner.policy.group(0).map_or(0, |g| i64::from(g.want)) + by;
+            let room = i64::from(inner.policy.room());
+            Event::Resize { group: 0, want: want.clamp(0, room) as u32 }
+        };
+        let event = match signal {
+            libc::SIGTERM | libc::SIGINT => Event::Stop { grace_ms: None },
+            libc::SIGQUIT => Event::Quick,
+            libc::SIGHUP => {
+                if let Err(why) = self.reread() {
+                    return say::error(&name, &format!("HUP: nothing is replaced: {why}"));
+                }
+                if let Some(notify) = &self.notify {
+                    notify.reloading(clock::monotonic_ns() / 1000);
+                    notify.ready("replacing workers");
+                }
+                self.board.header().generation.fetch_add(1, Ordering::Relaxed);
+                // A new one loads what is new.
+                self.drop_zygote(libc::EAGAIN, now);
+                Event::Reload
+            }
+            libc::SIGTTIN => resize(self, 1),
+            libc::SIGTTOU => resize(self, -1),
+            libc::SIGUSR1 => {
+                publish::all(self, now);
+                return say::error(&name, &format!("status {}", self.status().json(false).trim_end()));
+            }
+            libc::SIGUSR2 => {
+                self.reexec = true;
+                return;
+            }
+            libc::SIGWINCH => Event::Pause(!self.policy.paused()),
+            _ => return,
+        };
+        say::info(&name, &format!("{} came", crate::platform::signals::name(signal)));
+        self.step(event, now);
+    }
+
+    /// Read the configuration anew, if it came from somewhere. What is of the whole fleet and cannot change under it (its
+    /// name, slots and endpoint) stays as it is.
+    fn reread(&mut self) -> Result<(), String> {
+        let Some(reread) = self.reread.clone() else { return Ok(()) };
+        let read = Settings::read(&reread()?, &environment::variable)?;
+        let before = std::mem::replace(&mut self.settings, read);
+        let groups: Result<Vec<_>, String> = self
+            .entries
+            .iter()
+            .map(|entry| {
+                let command = matches!(entry.target, Target::Command(_));
+                self.read_group(&entry.limits, &entry.group.trace, command)
+            })
+            .collect();
+        let groups = match groups {
+            Ok(groups) => groups,
+            Err(why) => {
+                self.settings = before;
+                return Err(why);
+            }
+        };
+        for (number, group) in groups.into_iter().enumerate() {
+            self.policy.set_limits(number, group.limits.clone());
+            if let Some(entry) = self.entries.get_mut(number) {
+                entry.group = group;
+            }
+        }
+        // There are as many slots as there were.
+        self.settings.rules.surge = before.rules.surge;
+        self.policy.set_rules(self.settings.rules.clone());
+        self.settings.keep(&before);
+        publish::header(self);
+        Ok(())
+    }
+
+    /// What workers say of themselves, what was asked for, and the passing of time.
+    fn look_around(&mut self, now: Ms) {
+        while let Some(event) = self.events.pop_front() {
+            self.step(event, now);
+        }
+        for slot in 0..self.running.len() {
+            let Some(seen) = self.see(slot, now) else { continue };
+            if seen.1 {
+                self.step(Event::Ready { slot }, now);
+            }
+            self.step(Event::Seen { slot, seen: seen.0 }, now);
+        }
+        self.step(Event::Passed, now);
+        publish::all(self, now);
+    }
+
+    /// What the board says of a live worker, and whether it says for the first time that it is ready.
+    fn see(&mut self, slot: usize, now: Ms) -> Option<(Seen, bool)> {
+        let place = self.board.slot(slot)?;
+        let entry = self.policy.slot(slot).group.and_then(|group| self.entries.get(group));
+        let (limit, at_start) = entry.map_or((0, false), |e| (e.group.limits.max_rss_kb, e.ready_at_start));
+        let running = self.running.get_mut(slot)?.as_mut()?;
+        let every = if limit > 0 { LATE_MS } else { RSS_MS };
+        if now >= running.rss_at + every
+            && let Some(kb) = spawn::rss_kb(running.child.pid())
+        {
+            running.rss_at = now;
+            place.rss_kb.store(kb, Ordering::Relaxed);
+        }
+        let view = SlotView::of(place);
+        let work = &view.working;
+        let own = work.incarnation == running.incarnation;
+        let time = |ns: u64| (own && ns != 0).then_some(ns / NS);
+        let says_ready = at_start || (own && work.flags & flag::READY != 0);
+        let fresh = says_ready && !running.told_ready;
+        running.told_ready |= says_ready;
+        let items: u64 = view.counters.iter().skip(1).take(4).sum();
+        let seen = Seen {
+            beat_ms: time(work.beat_ns),
+            items_done: items.saturating_sub(running.items_before),
+            item_started_ms: time(work.item_started_ns),
+            item_deadline_ms: time(work.item_deadline_ns),
+            rss_kb: view.rss_kb,
+            busy: own && work.flags & flag::BUSY != 0,
+        };
+        Some((seen, fresh))
+    }
+
+    fn serve(&mut self, now: Ms, asked: bool) {
+        let due = self.health.next_deadline().is_some_and(|at| at <= now);
+        if !asked && !due {
+            return;
+        }
+        if let Some(l) = &self.begun {
+            self.health.fds(&mut |fd, _| l.epoll.remove(fd));
+        }
+        let (board, error) = (self.board, &self.probe_error);
+        self.health.turn(now, &mut |path, verbose| {
+            let mut status = super::status::of(board);
+            status.probe.error.clone_from(error);
+            health::answer(path, verbose, &status)
+        });
+        self.register_health();
+    }
+
+    pub(super) fn register_health(&self) {
+        if let Some(l) = &self.begun {
+            self.health.fds(&mut |fd, interest| drop(l.epoll.add(fd, interest, HEALTH)));
+        }
+    }
+
+    pub(super) fn register_watches(&self) -> std::io::Result<()> {
+        for (fd, copy, _) in &self.watches {
+            if let (Some(copy), Some(l), Ok(number)) = (copy, &self.begun, u64::try_from(*fd)) {
+                l.epoll.add(copy.as_fd(), Interest::Read, WATCH + number)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_manager(&mut self, now: Ms) {
+        let live =
+            self.board.header().verdict.load(Ordering::Relaxed) & crate::board::layout::verdict::LIVE != 0;
+        if let (Some(watchdog), Some(notify)) = (&mut self.watchdog, &self.notify) {
+            watchdog.turn(now, live, notify);
+        }
+    }
+
+    /// Set the timer to the next time that anybody waits for.
+    fn arm(&mut self) {
+        let times = [
+            self.policy.next_deadline(),
+            self.health.next_deadline(),
+            self.watchdog.as_ref().map(|w| w.next_deadline()),
+        ];
+        let next = times.into_iter().flatten().min().map(|ms| ms * NS);
+        if let Some(l) = &mut self.begun {
+            l.timer.set(next);
+            l.armed = next;
+        }
+    }
+}
