@@ -32,6 +32,51 @@ typedef struct telemetry_client telemetry_t; /* so that a namespace may have the
 #else
 typedef struct telemetry telemetry_t;
 #endif
+/** A fleet: a supervisor and the worker processes that it starts, watches, restarts and stops. It belongs to the thread that
+ * made it, the process's main one if it forks; a forked child must not use it. */
+typedef struct telemetry_fleet telemetry_fleet_t;
+/** A worker of a fleet: this process. Valid until it ends, and only in it: not in children that it forks. */
+typedef struct telemetry_worker telemetry_worker_t;
+
+/**
+ * The item was done (counter "done").
+ */
+#define TELEMETRY_ITEM_DONE 0
+
+/**
+ * It was not (counter "failed").
+ */
+#define TELEMETRY_ITEM_FAILED 1
+
+/**
+ * It will be tried again (counter "retried").
+ */
+#define TELEMETRY_ITEM_RETRIED 2
+
+/**
+ * It was given up (counter "dead").
+ */
+#define TELEMETRY_ITEM_DEAD 3
+
+/**
+ * USR1 makes the worker say where it is; without this flag it is never sent USR1.
+ */
+#define TELEMETRY_WORKER_DUMPS 8
+
+/**
+ * The worker runs.
+ */
+#define TELEMETRY_WORKER_RUNNING 16
+
+/**
+ * Its queue's connection for data stands.
+ */
+#define TELEMETRY_WORKER_MDQ_CONNECTED 32
+
+/**
+ * Its queue's connection for control stands.
+ */
+#define TELEMETRY_WORKER_MDC_CONNECTED 64
 
 /**
  * How important a line is.
@@ -179,6 +224,29 @@ typedef struct telemetry_stats_t {
    */
   uint64_t media_bytes;
 } telemetry_stats_t;
+
+/**
+ * A worker's work: called once in a new process, in its only thread; what it returns is the exit status of the process.
+ * It should call telemetry_worker_ready when it can work, telemetry_worker_beat as it gets on, and return soon after
+ * telemetry_worker_stopping. Before the process ends its telemetry clients deliver what they hold, as at exit().
+ */
+typedef int (*telemetry_worker_fn)(telemetry_worker_t *worker, void *user);
+
+/**
+ * Forks as fork() does: returns 0 in the child, its process id in the parent, -1 with errno if it cannot.
+ */
+typedef int32_t (*telemetry_fork_fn)(void *user);
+
+/**
+ * What a zygote runs before its first worker; 0, or the status with which the zygote ends.
+ */
+typedef int (*telemetry_prepare_fn)(void *user);
+
+/**
+ * Called in the supervisor's loop when a watched descriptor is readable. It may call every telemetry_fleet_ function but
+ * run, step and free.
+ */
+typedef void (*telemetry_watch_fn)(telemetry_fleet_t *fleet, int fd, void *user);
 
 /**
  * Gets each line, on the thread where it arises: often the sender's. Must not call back into the library,
@@ -357,6 +425,246 @@ uint32_t telemetry_abi_version(void);
  */
 size_t telemetry_last_error(char *buf,
                             size_t cap);
+
+/**
+ * Makes a fleet; nothing is forked yet.
+ *
+ * `config_json` is one JSON object; NULL or "" means {}. The environment (`TELEMETRY_FLEET_` + the key in capitals) supplies
+ * what it leaves out; it is read here. On success `*out` is a handle that the caller owns and gives back with
+ * telemetry_fleet_free. Call it in the main thread, before there are others. Linux only.
+ *
+ * Errors: TELEMETRY_INVALID (telemetry_last_error names the key, the value and what is allowed), TELEMETRY_IO (no memory, no
+ * descriptors).
+ */
+TELEMETRY_MUST_USE
+telemetry_status telemetry_fleet_new(const char *config_json,
+                                     telemetry_fleet_t **out);
+
+/**
+ * Adds `count` workers under a name that no others have, also while the fleet runs; each runs `body` with `user`.
+ * `limits_json` (NULL: none) is what they say for themselves of the keys that a group may have. `user` is handed on as it is,
+ * and must live as long as the fleet.
+ *
+ * Errors: TELEMETRY_INVALID for a bad name, number or configuration.
+ */
+telemetry_status telemetry_fleet_add(telemetry_fleet_t *fleet,
+                                     const char *name,
+                                     uint32_t count,
+                                     const char *limits_json,
+                                     telemetry_worker_fn body,
+                                     void *user);
+
+/**
+ * Adds `count` workers that run a program: `argv` is a NULL-terminated array of its name, looked for in PATH, and its
+ * arguments; copied.
+ *
+ * The program finds the trace context in TRACEPARENT, TRACESTATE and BAGGAGE, slot and incarnation in
+ * OTEL_RESOURCE_ATTRIBUTES, and, if it uses this library, itself by telemetry_worker_current.
+ *
+ * Errors: TELEMETRY_INVALID for a bad name, number or configuration, or if there is no such program.
+ */
+telemetry_status telemetry_fleet_add_command(telemetry_fleet_t *fleet,
+                                             const char *name,
+                                             uint32_t count,
+                                             const char *limits_json,
+                                             const char *const *argv);
+
+/**
+ * Makes workers (and the zygote) with `fork_fn` instead of fork(): for a language whose runtime has its own. NULL: fork().
+ */
+telemetry_status telemetry_fleet_set_fork(telemetry_fleet_t *fleet,
+                                          telemetry_fork_fn fork_fn,
+                                          void *user);
+
+/**
+ * Has each zygote (mode "zygote") run `prepare` before its first worker: what all workers need is loaded there, once.
+ */
+telemetry_status telemetry_fleet_prepare(telemetry_fleet_t *fleet,
+                                         telemetry_prepare_fn prepare,
+                                         void *user);
+
+/**
+ * Has `watch` called in the loop whenever `fd` is readable; NULL: no more. `fd` stays the caller's; take it out before
+ * closing it.
+ *
+ * Errors: TELEMETRY_INVALID (not open), TELEMETRY_IO (cannot be waited for).
+ */
+telemetry_status telemetry_fleet_watch(telemetry_fleet_t *fleet,
+                                       int fd,
+                                       telemetry_watch_fn watch,
+                                       void *user);
+
+/**
+ * Runs the fleet until it has ended; the exit status for the process: 0, 1 if a worker had to be killed, 64 if it could not
+ * begin as it was told (telemetry_last_error says why), 69 if the required health endpoint cannot listen, 70 after too
+ * many restarts, 71 if the system refused what it needs.
+ *
+ * TERM and INT end it within `grace_ms`, a second one at once, QUIT within two seconds; HUP replaces all workers, TTIN and
+ * TTOU add and take one, USR1 says its status on stderr, USR2 becomes the program anew with the same workers, WINCH pauses. The
+ * signals are blocked in this thread meanwhile and read in the loop: no handler runs. With `inline` it runs one worker in
+ * this process instead, and returns what that returned.
+ */
+int32_t telemetry_fleet_run(telemetry_fleet_t *fleet);
+
+/**
+ * A descriptor that is readable when telemetry_fleet_step has something to do: for a loop of the host's. The fleet begins
+ * with it. -1: it cannot.
+ */
+int32_t telemetry_fleet_fd(telemetry_fleet_t *fleet);
+
+/**
+ * One turn of the loop: waits for at most `timeout_ms`, and does what there is to do. The first one begins.
+ *
+ * TELEMETRY_CLOSED once it has ended: telemetry_fleet_run gives the exit status then, at once. TELEMETRY_INVALID,
+ * TELEMETRY_IO: it cannot begin.
+ */
+telemetry_status telemetry_fleet_step(telemetry_fleet_t *fleet,
+                                      uint32_t timeout_ms);
+
+/**
+ * Asks for the end of the workers of that name, or (NULL) of all, and of the fleet then, within `grace_ms`. Returns at once.
+ *
+ * Errors: TELEMETRY_INVALID: no such workers.
+ */
+telemetry_status telemetry_fleet_stop(telemetry_fleet_t *fleet,
+                                      const char *name,
+                                      uint32_t grace_ms);
+
+/**
+ * Asks for so many workers of that name. Returns at once.
+ *
+ * Errors: TELEMETRY_INVALID: no such workers, or more than there is room for.
+ */
+telemetry_status telemetry_fleet_resize(telemetry_fleet_t *fleet, const char *name, uint32_t count);
+
+/**
+ * The status, one JSON object as the health endpoint's /status: copied to `json` with a NUL if it fits `cap` bytes. `*len`
+ * (may be NULL) is its length without the NUL in any case.
+ *
+ * Errors: TELEMETRY_TOO_LARGE: it does not fit, and nothing was written to `json`.
+ */
+telemetry_status telemetry_fleet_status(telemetry_fleet_t *fleet,
+                                        char *json,
+                                        size_t cap,
+                                        size_t *len);
+
+/**
+ * The same of any fleet's scoreboard, by its path in the runtime directory: from any process and thread, also while its
+ * supervisor is stopped or ended.
+ *
+ * Errors: TELEMETRY_IO: it cannot be opened, or is none; TELEMETRY_TOO_LARGE as above.
+ */
+telemetry_status telemetry_scoreboard_read(const char *path,
+                                           char *json,
+                                           size_t cap,
+                                           size_t *len);
+
+/**
+ * Gives a fleet back. One that runs still is stopped at once: its workers are killed. NULL is allowed.
+ */
+void telemetry_fleet_free(telemetry_fleet_t *fleet);
+
+/**
+ * This process's worker: in a worker's function, and in a program that a fleet started, where the first call attaches to
+ * the fleet's scoreboard and takes over SIGTERM (telemetry_worker_stopping says then that it came). NULL in any other
+ * process, in children that a worker forks, too. Thread-safe from the second call on.
+ */
+telemetry_worker_t *telemetry_worker_current(void);
+
+/**
+ * It can work: until then the start's deadline runs. Counts as a beat. Async-signal-safe, like all that follow; NULL is
+ * allowed in all of them, and does nothing.
+ */
+void telemetry_worker_ready(telemetry_worker_t *worker);
+
+/**
+ * It gets on. One store; call it from the loop that does the work, at least a few times in each `stale_ms`.
+ */
+void telemetry_worker_beat(telemetry_worker_t *worker);
+
+/**
+ * Not 0: take nothing new, finish or give back what is open, and return.
+ */
+int telemetry_worker_stopping(telemetry_worker_t *worker);
+
+/**
+ * Not 0: take nothing new for the time being.
+ */
+int telemetry_worker_paused(telemetry_worker_t *worker);
+
+/**
+ * A descriptor that becomes readable, and stays so, when the worker is to stop: to wait for beside others. Not to be read
+ * or closed. -1 for NULL.
+ */
+int telemetry_worker_stop_fd(telemetry_worker_t *worker);
+
+/**
+ * The number of its slot, from 0.
+ */
+uint32_t telemetry_worker_slot(telemetry_worker_t *worker);
+
+/**
+ * Which worker of that slot it is: 1, 2, 3, ... 0 for NULL.
+ */
+uint64_t telemetry_worker_incarnation(telemetry_worker_t *worker);
+
+/**
+ * It begins an item: `doing` (NULL: nothing to say) is shown, cut to 64 bytes; `deadline_ms` is what it may take, 0: as
+ * configured. A worker has one item at a time: a second one takes the first one's place. The result is for
+ * telemetry_worker_item_end. Counts as a beat.
+ */
+uint64_t telemetry_worker_item_begin(telemetry_worker_t *worker,
+                                     const char *doing,
+                                     uint32_t deadline_ms);
+
+/**
+ * It ends that item: `outcome` is one of TELEMETRY_ITEM_DONE .. TELEMETRY_ITEM_DEAD, anything else counts as failed. Counts
+ * as a beat.
+ */
+void telemetry_worker_item_end(telemetry_worker_t *worker,
+                               uint64_t item,
+                               int32_t outcome);
+
+/**
+ * It has claimed `n` items from `lo` on, under `token` (not 0); `n` 0: it gives that claim back. The supervisor sees what a
+ * worker that died had claimed. At most 8 at once: 0 if there is no room, else 1.
+ */
+int telemetry_worker_lease(telemetry_worker_t *worker,
+                           uint64_t token,
+                           uint64_t lo,
+                           uint32_t n);
+
+/**
+ * Adds to a counter, by its number: 0 claimed, 1 done, 2 failed, 3 retried, 4 dead, 5 bytes_in, 6 bytes_out, 7 events,
+ * 8 decoding_errors, 9 published, 10 processing_errors, 11 to 15 those that the configuration names (`counters`).
+ */
+void telemetry_worker_count(telemetry_worker_t *worker,
+                            uint32_t counter,
+                            uint64_t delta);
+
+/**
+ * The number of the counter of that name; -1 if there is none.
+ */
+int32_t telemetry_worker_counter(telemetry_worker_t *worker, const char *name);
+
+/**
+ * Sets (`on` not 0) or clears flags: TELEMETRY_WORKER_DUMPS, _RUNNING, _MDQ_CONNECTED, _MDC_CONNECTED.
+ */
+void telemetry_worker_flag(telemetry_worker_t *worker, uint32_t flags, int on);
+
+/**
+ * How late its loop was last, in microseconds: shown.
+ */
+void telemetry_worker_lag(telemetry_worker_t *worker, uint32_t microseconds);
+
+/**
+ * The trace context it works under: `which` 0 traceparent, 1 tracestate, 2 baggage, copied to `buf`, cut to `cap` - 1 bytes,
+ * with a NUL. Returns its whole length without the NUL, 0: none. `buf` may be NULL if `cap` is 0.
+ */
+size_t telemetry_worker_trace(telemetry_worker_t *worker,
+                              uint32_t which,
+                              char *buf,
+                              size_t cap);
 
 /**
  * Sends the library's own lines, from `level` on, to `log` instead of stderr, for all clients of the process and

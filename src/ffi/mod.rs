@@ -14,7 +14,12 @@
 
 mod error;
 mod exit;
+#[cfg(target_os = "linux")]
+mod fleet;
+#[cfg(target_os = "linux")]
+mod fleet_worker;
 mod logger;
+mod text;
 mod worker;
 
 use crate::client::handle::{Client, Fast, Status};
@@ -29,6 +34,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::telemetry_last_error;
+#[cfg(target_os = "linux")]
+pub use fleet::*;
+#[cfg(target_os = "linux")]
+pub use fleet_worker::*;
 pub use logger::{telemetry_level, telemetry_log_fn, telemetry_set_logger};
 pub use worker::telemetry_set_worker;
 
