@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod collect;
+mod fleet;
 mod spool;
 
 use clap::{Parser, Subcommand};
@@ -25,12 +26,15 @@ enum Command {
     Collect(collect::Args),
     /// Look into a spool's directory, check it, or deliver what dead processes left in it.
     Spool(spool::Args),
+    /// Run a program in several worker processes: start, watch, restart and stop them.
+    Fleet(fleet::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Collect(args) => collect::run(args),
         Command::Spool(args) => spool::run(args),
+        Command::Fleet(args) => return fleet::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
