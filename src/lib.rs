@@ -14,7 +14,8 @@ pub mod client;
 pub mod delivery;
 #[cfg(not(loom))]
 pub mod ffi;
-#[cfg(not(loom))]
+// Supervisors need pidfds and signalfds.
+#[cfg(all(not(loom), target_os = "linux"))]
 pub mod fleet;
 pub mod fork;
 #[cfg(not(loom))]

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod collect;
+#[cfg(target_os = "linux")]
 mod fleet;
 mod spool;
 
@@ -27,6 +28,7 @@ enum Command {
     /// Look into a spool's directory, check it, or deliver what dead processes left in it.
     Spool(spool::Args),
     /// Run a program in several worker processes: start, watch, restart and stop them.
+    #[cfg(target_os = "linux")]
     Fleet(fleet::Args),
 }
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Collect(args) => collect::run(args),
         Command::Spool(args) => spool::run(args),
+        #[cfg(target_os = "linux")]
         Command::Fleet(args) => return fleet::run(args),
     };
     match done {

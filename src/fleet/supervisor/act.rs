@@ -12,7 +12,7 @@ use super::super::say;
 use super::super::zygote::{Duties, Zygote};
 use super::begin::OWN_THREADS;
 use super::{Inner, Running, publish, turn};
-use crate::board::layout::flag;
+use crate::board::layout::{Slot, flag};
 use crate::platform::epoll::Bell;
 use crate::platform::pidfd::{self, Child};
 use crate::platform::poll::Interest;
@@ -169,9 +169,7 @@ impl Inner {
         if let Some(l) = &self.begun {
             let _ = l.epoll.add(child.as_fd(), Interest::Read, turn::CHILD + slot as u64);
         }
-        let items_before = self.board.slot(slot).map_or(0, |place| {
-            place.counters.iter().skip(1).take(4).map(|c| c.load(Ordering::Relaxed)).sum()
-        });
+        let items_before = self.board.slot(slot).map_or(0, counted_items);
         let running =
             Running { child, incarnation, items_before, told_ready: false, killed: false, rss_at: 0 };
         if let Some(room) = self.running.get_mut(slot) {
@@ -226,4 +224,9 @@ impl Inner {
             None => {}
         }
     }
+}
+
+/// Items that a slot's workers have ended, whatever came of them.
+pub fn counted_items(place: &Slot) -> u64 {
+    place.counters.iter().skip(1).take(4).map(|counter| counter.load(Ordering::Relaxed)).sum()
 }

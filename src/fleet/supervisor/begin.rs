@@ -61,22 +61,30 @@ impl Inner {
         if self.reaps_all {
             listened.push(libc::SIGCHLD);
         }
+        let (epoll, timer) = (Epoll::new().map_err(system)?, Timer::new().map_err(system)?);
+        // From here on nothing fails that does not put the mask back.
         let mask = signals::block(&listened);
-        let made = Loop {
-            epoll: Epoll::new().map_err(system)?,
-            signals: SignalFd::new(&listened).map_err(system)?,
-            timer: Timer::new().map_err(system)?,
-            mask,
-            armed: None,
+        let signals = match SignalFd::new(&listened) {
+            Ok(signals) => signals,
+            Err(why) => {
+                signals::restore(&mask);
+                return Err(system(why));
+            }
         };
+        let made = Loop { epoll, signals, timer, mask, armed: None };
         made.epoll.add(made.signals.as_fd(), Interest::Read, turn::SIGNAL).map_err(system)?;
         made.epoll.add(made.timer.as_fd(), Interest::Read, turn::TIMER).map_err(system)?;
         made.epoll.add(self.bell.as_fd(), Interest::Read, turn::BELL).map_err(system)?;
         self.begun = Some(made);
-        self.register_watches().map_err(system)?;
+        if let Err(why) = self.register_watches() {
+            say::warn(&self.settings.name, &format!("a watched descriptor cannot be waited for: {why}"));
+        }
         self.oom_kills = spawn::oom_kills();
         let handed = handed.map(|handed| self.take_over(handed));
-        self.listen(handed.as_ref().and_then(|h| h.listener))?;
+        self.listen(handed.as_ref().and_then(|h| h.listener));
+        if self.exit.is_some() {
+            return Ok(());
+        }
         self.publish_board();
         let now = self.now();
         self.notify = environment::variable("NOTIFY_SOCKET").and_then(|value| Notify::new(&value));
@@ -97,11 +105,10 @@ impl Inner {
         Ok(())
     }
 
-    fn listen(&mut self, handed: Option<std::os::fd::RawFd>) -> Result<(), Error> {
+    fn listen(&mut self, handed: Option<std::os::fd::RawFd>) {
         let header = self.board.header();
         let Some(address) = self.settings.health.clone() else {
-            header.probe.store(0, Ordering::Relaxed);
-            return Ok(());
+            return header.probe.store(0, Ordering::Relaxed);
         };
         let copy = handed.and_then(crate::platform::descriptor::copy);
         let listener = match copy.map(Listener::from_fd) {
@@ -129,7 +136,6 @@ impl Inner {
                 }
             }
         }
-        Ok(())
     }
 
     fn publish_board(&mut self) {
@@ -156,6 +162,8 @@ impl Inner {
         self.published = None;
         if let Some(l) = self.begun.take() {
             say::info(&self.settings.name, &publish::last_words(self));
+            // One that comes too late is not to end the host, whose dispositions hold again.
+            while l.signals.next().is_some() {}
             signals::restore(&l.mask);
         }
     }

@@ -10,6 +10,7 @@
 use super::super::environment::{self, HANDOVER};
 use super::super::policy::Event;
 use super::super::say;
+use super::act::counted_items;
 use super::{Inner, Running, publish, turn};
 use crate::board::scoreboard::{Board, text_of};
 use crate::platform::epoll::Bell;
@@ -78,6 +79,14 @@ impl Inner {
                 let _ = l.epoll.add(self.bell.as_fd(), Interest::Read, turn::BELL);
             }
         }
+        let header = self.board.header();
+        for (before, count) in self.carried.iter_mut().zip(&header.restarts) {
+            *before = count.load(Ordering::Relaxed);
+        }
+        for (index, before) in self.carried_restarts.iter_mut().enumerate() {
+            let place = self.board.slot(index);
+            *before = place.map_or(0, |place| place.supervised.restarts.load(Ordering::Relaxed));
+        }
         for (slot, pidfd, stop) in handed.slots.clone() {
             let Some(place) = self.board.slot(slot) else { continue };
             let pid = place.supervised.pid.load(Ordering::Relaxed);
@@ -92,8 +101,10 @@ impl Inner {
                 *room = Some(Bell::from_fd(bell));
             }
             let ready = publish::says_ready(place) || place.supervised.ready_ns.load(Ordering::Relaxed) != 0;
+            // Its items count from here on.
+            let items_before = counted_items(place);
             let running =
-                Running { child, incarnation, items_before: 0, told_ready: ready, killed: false, rss_at: 0 };
+                Running { child, incarnation, items_before, told_ready: ready, killed: false, rss_at: 0 };
             if let Some(room) = self.running.get_mut(slot) {
                 *room = Some(running);
             }

@@ -18,7 +18,7 @@ mod turn;
 use super::child::Target;
 use super::health::notify::Watchdog;
 use super::health::{Notify, Server, Status};
-use super::policy::{Action, Event, Full, Ms, SlotView, State};
+use super::policy::{Action, Cause, Event, Full, Ms, SlotView, State};
 use super::settings::{Group, Mode, Readiness, Settings};
 use super::trace::Trace;
 use super::worker;
@@ -137,6 +137,9 @@ struct Inner {
     shown: Vec<SlotView>,
     /// And why the fleet is not live or ready.
     reasons: Vec<String>,
+    /// What the supervisor before had counted (USR2): ends by cause, and restarts of each slot.
+    carried: [u64; Cause::COUNT],
+    carried_restarts: Vec<u32>,
     /// The service manager was told that the fleet is ready.
     said_ready: bool,
 }
@@ -208,6 +211,8 @@ impl Fleet {
             reexec: false,
             shown: vec![SlotView::default(); slots],
             reasons: Vec::new(),
+            carried: [0; Cause::COUNT],
+            carried_restarts: vec![0; slots],
             said_ready: false,
             settings,
         };

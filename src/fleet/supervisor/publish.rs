@@ -59,8 +59,8 @@ pub fn all(inner: &mut Inner, now: Ms) {
         put_text(&h.reasons, text.get(..cut).unwrap_or_default());
         inner.reasons = reasons;
     }
-    for (room, count) in h.restarts.iter().zip(inner.policy.ended()) {
-        set(room, count);
+    for ((room, count), before) in h.restarts.iter().zip(inner.policy.ended()).zip(inner.carried) {
+        set(room, before + count);
     }
     let ready = health.ready && !inner.said_ready;
     if ready && let Some(notify) = &inner.notify {
@@ -82,7 +82,7 @@ pub fn slot(inner: &mut Inner, index: usize) {
         set(&s.incarnation, view.incarnation);
         set(&s.ready_ns, view.ready_at.map_or(0, |ms| ms * NS));
         set(&s.not_before_ns, view.not_before.map_or(0, |ms| ms * NS));
-        half(&s.restarts, view.restarts);
+        half(&s.restarts, view.restarts + inner.carried_restarts.get(index).copied().unwrap_or(0));
         half(&s.crashes, view.crashes_in_row);
         half(&s.fork_errors, view.fork_errors);
         if let Some((cause, exit, at)) = view.last_exit {
@@ -191,47 +191,50 @@ fn how(cause: Cause, exit: Exit) -> String {
     }
 }
 
-/// The policy changed a slot's state: publish it, and say one line.
+/// The worker with that number ended, and the policy knows why.
+pub fn say_ended(inner: &Inner, index: usize, pid: u32) {
+    let Some((cause, exit, _)) = inner.policy.slot(index).last_exit else { return };
+    let text = format!("{}: worker {pid} ended ({})", place_name(inner, index), how(cause, exit));
+    if cause.is_crash() {
+        say::warn(&inner.settings.name, &text);
+    } else {
+        say::info(&inner.settings.name, &text);
+    }
+}
+
+/// The policy changed a slot: publish it, and say one line if it is in something else now.
 pub fn changed(inner: &mut Inner, index: usize) {
     let before = inner.shown.get(index).copied().unwrap_or_default();
     slot(inner, index);
     let view = inner.policy.slot(index);
+    if (before.state, before.incarnation) == (view.state, view.incarnation) {
+        return;
+    }
     let now = inner.now();
-    let ended = || view.last_exit.map_or_else(String::new, |(cause, exit, _)| how(cause, exit));
-    let wait = || view.not_before.unwrap_or(now).saturating_sub(now) as f64 / 1000.0;
-    let worker = place_name(inner, index);
-    let name = inner.settings.name.clone();
+    let wait = view.not_before.unwrap_or(now).saturating_sub(now) as f64 / 1000.0;
+    let (worker, name) = (place_name(inner, index), inner.settings.name.clone());
     match view.state {
-        // Said with the process's number when it is there.
-        SlotState::Starting => {}
+        // Said with the process's number, when it is there and when it has ended.
+        SlotState::Starting | SlotState::Empty => {}
         SlotState::Ready => say::info(&name, &format!("{worker}: ready")),
         SlotState::Stopping => say::info(&name, &format!("{worker}: told to stop")),
         SlotState::Stale => {
-            say::warn(&name, &format!("{worker}: gives no sign of life, or its item takes too long"))
+            say::warn(&name, &format!("{worker}: gives no sign of life, or its item takes too long"));
         }
         SlotState::Abandoned => say::error(&name, &format!("{worker}: was killed and is still there")),
-        SlotState::Failed => say::error(&name, &format!("{worker}: ended ({}) for good", ended())),
+        SlotState::Failed => say::error(&name, &format!("{worker}: will not be started again")),
         SlotState::CrashLooping => {
-            let text = format!(
-                "{worker}: ended ({}), {} times in a row: a crash loop; next start in {:.1} s",
-                ended(),
-                view.crashes_in_row,
-                wait()
+            let times = view.crashes_in_row;
+            say::error(
+                &name,
+                &format!("{worker}: a crash loop, {times} in a row; next start in {wait:.1} s"),
             );
-            say::error(&name, &text);
         }
         SlotState::Backoff if view.fork_errno != 0 => {
             let why = std::io::Error::from_raw_os_error(view.fork_errno);
-            say::error(&name, &format!("{worker}: no worker: {why}; next try in {:.1} s", wait()));
+            say::error(&name, &format!("{worker}: no worker: {why}; next try in {wait:.1} s"));
         }
-        SlotState::Backoff => {
-            let text = format!("{worker}: ended ({}); next start in {:.1} s", ended(), wait());
-            say::warn(&name, &text);
-        }
-        SlotState::Empty if before.state.live() => {
-            say::info(&name, &format!("{worker}: ended ({})", ended()))
-        }
-        SlotState::Empty => {}
+        SlotState::Backoff => say::info(&name, &format!("{worker}: next start in {wait:.1} s")),
     }
 }
 

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::super::child::Target;
-use super::super::policy::{Event, Exit, Ms, Seen};
+use super::super::policy::{Action, Event, Exit, Ms, Seen};
 use super::super::settings::Settings;
 use super::super::zygote::Word;
 use super::super::{environment, health, say};
@@ -109,6 +109,10 @@ impl Inner {
     pub(super) fn step(&mut self, event: Event, now: Ms) {
         let mut actions = std::mem::take(&mut self.actions);
         self.policy.step(event, now, &mut actions);
+        self.perform(actions, now);
+    }
+
+    fn perform(&mut self, mut actions: Vec<Action>, now: Ms) {
         // What is done may come to an event of its own, which appends to the list.
         let mut next = 0;
         while let Some(action) = actions.get(next).copied() {
@@ -145,7 +149,10 @@ impl Inner {
         self.oom_kills = kills;
         let exit = Exit { code: ended.code, signal: ended.signal, core: ended.core, oom };
         publish::ended(self, slot);
-        self.step(Event::Died { slot, exit }, now);
+        let mut actions = std::mem::take(&mut self.actions);
+        self.policy.step(Event::Died { slot, exit }, now, &mut actions);
+        publish::say_ended(self, slot, pid);
+        self.perform(actions, now);
     }
 
     fn hear_zygote(&mut self, now: Ms) {
