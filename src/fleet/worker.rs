@@ -85,7 +85,10 @@ pub struct Seat {
 /// Be the worker of that seat, from now on.
 pub fn attach(seat: Seat) -> Option<&'static Worker> {
     let slot = seat.board.slot(seat.number as usize)?;
-    signals::stop_on_term(seat.stop.as_raw_fd(), seat.supervisor, seat.grace_ms);
+    signals::stop_on_term(seat.stop.as_raw_fd());
+    if seat.supervisor != 0 {
+        signals::end_with(seat.supervisor, seat.grace_ms);
+    }
     sign(slot, seat.incarnation);
     Some(CURRENT.put(Worker {
         board: seat.board,

@@ -4,7 +4,8 @@
 //! - A supervisor handles no signal: those that it listens to are blocked, and read from a descriptor in its loop.
 //! - Between the fork and the child's own dispositions every signal is blocked, so no handler of the parent's runs in the
 //!   child ([`Mask`]).
-//! - The only handler of ours is a worker's for TERM: it stores a flag and writes to one descriptor.
+//! - The only handlers of ours are a worker's: for TERM, which stores a flag and writes to one descriptor, and for the end of
+//!   its supervisor, which sets a timer too.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -140,9 +141,12 @@ impl AsFd for SignalFd {
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
 static STOP_FD: AtomicI32 = AtomicI32::new(-1);
-static SUPERVISOR: AtomicU32 = AtomicU32::new(0);
 static GRACE_MS: AtomicU32 = AtomicU32::new(0);
 static TIMER: AtomicUsize = AtomicUsize::new(0);
+
+/// What the kernel sends a worker whose supervisor has ended: one that nothing else uses, so that whatever the worker's own
+/// code does to TERM, its time is limited.
+const ORPHANED: i32 = 63;
 
 extern "C" fn on_stop(_signal: i32) {
     // SAFETY: the address of this thread's errno; what the interrupted code sees there is put back.
@@ -150,12 +154,16 @@ extern "C" fn on_stop(_signal: i32) {
     let before = *errno;
     STOPPING.store(true, Ordering::SeqCst);
     ring(STOP_FD.load(Ordering::SeqCst));
-    let supervisor = SUPERVISOR.load(Ordering::SeqCst);
-    if supervisor != 0 && super::spawn::parent() != supervisor {
-        // Nobody is there any more to end this process when its time is over.
-        end_after(GRACE_MS.load(Ordering::SeqCst));
-    }
     *errno = before;
+}
+
+extern "C" fn on_orphaned(signal: i32) {
+    // Nobody is there any more to end this process when its time is over.
+    end_after(GRACE_MS.load(Ordering::SeqCst));
+    on_stop(signal);
+    // For a handler of the worker's own, and for what it may be waiting in.
+    // SAFETY: this process, and a signal.
+    unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
 }
 
 /// Write to an eventfd, which may be nobody's: that is an error and nothing else. Async-signal-safe.
@@ -165,15 +173,25 @@ pub fn ring(fd: i32) {
     unsafe { libc::write(fd, (&raw const one).cast(), 8) };
 }
 
-/// From now on TERM asks this process to stop: see [`is_stopping`]; `stop_fd` becomes readable and stays so. If by then
-/// `supervisor` (0: none) no longer is its parent, it is killed `grace_ms` later.
-pub fn stop_on_term(stop_fd: i32, supervisor: u32, grace_ms: u32) {
+/// From now on TERM asks this process to stop: see [`is_stopping`]; `stop_fd` becomes readable and stays so.
+pub fn stop_on_term(stop_fd: i32) {
     STOPPING.store(false, Ordering::SeqCst);
     STOP_FD.store(stop_fd, Ordering::SeqCst);
-    SUPERVISOR.store(supervisor, Ordering::SeqCst);
+    action(libc::SIGTERM, on_stop as extern "C" fn(i32) as usize, libc::SA_RESTART);
+}
+
+/// When this process's parent, `supervisor`, ends, it gets TERM, and KILL `grace_ms` later.
+#[cfg(target_os = "linux")]
+pub fn end_with(supervisor: u32, grace_ms: u32) {
     GRACE_MS.store(grace_ms, Ordering::SeqCst);
     TIMER.store(deadly_timer().map_or(0, |id| id + 1), Ordering::SeqCst);
-    action(libc::SIGTERM, on_stop as extern "C" fn(i32) as usize, libc::SA_RESTART);
+    action(ORPHANED, on_orphaned as extern "C" fn(i32) as usize, libc::SA_RESTART);
+    super::spawn::signal_on_parents_death(ORPHANED);
+    if super::spawn::parent() != supervisor {
+        // It ended before that was asked for.
+        // SAFETY: this process, and a signal.
+        unsafe { libc::kill(libc::getpid(), ORPHANED) };
+    }
 }
 
 /// Whether TERM came.
