@@ -10,9 +10,13 @@
 #[cfg(not(loom))]
 pub mod directory;
 #[cfg(not(loom))]
+pub mod family;
+#[cfg(not(loom))]
 pub mod layout;
 #[cfg(not(loom))]
 pub mod scoreboard;
+#[cfg(not(loom))]
+pub mod seat;
 pub mod seqlock;
 #[cfg(not(loom))]
 pub mod view;

@@ -17,6 +17,7 @@ pub mod identity;
 pub mod island;
 pub mod leaked;
 pub mod log;
+pub mod mapped;
 pub mod mmap;
 pub mod once;
 pub mod page;
@@ -27,6 +28,7 @@ pub mod poll;
 pub mod process;
 pub mod registry;
 pub mod sealed;
+pub mod seat;
 pub mod shared;
 #[cfg(target_os = "linux")]
 pub mod signals;
