@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from . import _exit, _wait
 from ._accelerator import Queue
 from ._encode import _default, _encode_slowly, dumps, encode
-from ._native import CLOSED, INVALID, IO, OK, ConfigError, Native, Stats, StatsStruct, load
+from ._native import (
+    CLOSED,
+    INVALID,
+    IO,
+    OK,
+    TOO_LARGE,
+    ConfigError,
+    Native,
+    Stats,
+    StatsStruct,
+    load,
+)
 
 _Self = TypeVar("_Self", bound="Client")
 
@@ -226,6 +237,34 @@ class Client(_Base):
         room = StatsStruct()
         self._native.stats(self._handle, ctypes.byref(room), ctypes.sizeof(room))
         return Stats(*(getattr(room, name) for name in Stats._fields))
+
+    def family(self) -> list[dict[str, Any]]:
+        """What the processes that share this client's destination have counted, this one first.
+
+        All of this user on this machine whose clients have the same ``name``, ``endpoint``,
+        ``format`` and credentials: the workers of a server, whatever forked them, see each other.
+        One dict a process: ``pid``, ``parent``, ``worker`` (0: none was set), ``alive``, ``self``,
+        ``ended`` (it exited in order, or shut the client), ``generation``, ``age_ms``,
+        ``updated_age_ms``, ``name`` (the process's) and the fields of `Stats` as they were
+        ``updated_age_ms`` ago: others tell when their client's thread comes to rest, which is
+        at least each ``batch.max_age_ms``, at a flush and at their end.
+
+        A process is in it once it has sent or flushed something, or called this. One that was
+        killed stays for an hour with ``alive`` False, or until its place is needed: there are 128.
+        Empty for a disabled client, and where the runtime directory (``TELEMETRY_RUNTIME_DIR``)
+        cannot be had. It reads and writes files; the GIL is released meanwhile.
+        """
+        length = ctypes.c_size_t(16_384)
+        while True:
+            # The family may grow between two calls.
+            room = ctypes.create_string_buffer(length.value + 4096)
+            status = self._native.family_stats(self._handle, room, len(room), ctypes.byref(length))
+            if status != TOO_LARGE:
+                break
+        if status != OK:
+            return []
+        found: list[dict[str, Any]] = json.loads(room.value)
+        return found
 
     def __enter__(self: _Self) -> _Self:
         return self

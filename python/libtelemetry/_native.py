@@ -152,6 +152,9 @@ class Native:
             ctypes.c_char_p,
             size,
         )
+        self.family_stats = _declare(
+            waits.telemetry_family_stats, handle, ctypes.c_char_p, size, ctypes.POINTER(size)
+        )
         self.set_worker = _declare(waits.telemetry_set_worker, ctypes.c_uint32)
         self._last_error = _declare(waits.telemetry_last_error, ctypes.c_char_p, size, restype=size)
         self._status_str = _declare(

@@ -3,6 +3,7 @@
 //! Invariant: only atomics, blank at birth and in every forked child. The state word comes first and gates
 //! the rest: unless it holds this process's generation, nothing else may be believed.
 
+use super::family::FamilyWords;
 use crate::delivery::counters::Counters;
 use crate::delivery::engine::Engine;
 use crate::delivery::words::Words;
@@ -34,6 +35,8 @@ crate::blank_struct! {
         pub media: MediaWords,
         /// The spool's.
         pub store: StoreWords,
+        /// What it shows to its family.
+        pub family: FamilyWords,
         /// This process's engine, owned by whoever consumes.
         pub engine: Parcel<Engine>,
     }

@@ -7,6 +7,7 @@
 //!   exactly one thread builds this process's world.
 
 use super::control::Control;
+use super::family::{How, Kin};
 use super::worker;
 use crate::delivery::engine::{Desk, Engine, Settings};
 use crate::delivery::media::Media;
@@ -104,6 +105,8 @@ pub struct Client {
     pub(super) sockets: Arc<SocketTable>,
     /// Where segments are files, if they are.
     pub(super) spool: Option<Spec>,
+    /// The processes with the same destination.
+    pub(super) kin: Kin,
     pub(super) settings: Arc<Settings>,
     pub(super) format: Arc<dyn Format>,
     pub(super) sink: SinkConfig,
@@ -397,6 +400,7 @@ impl Client {
         control.words.reset();
         control.counters.reset();
         control.media.reset();
+        control.family.reset();
         control.engine.abandon();
         control.pid.store(process::pid(), Ordering::Relaxed);
         control.words.raw.store(u32::from(raw), Ordering::Relaxed);
@@ -498,6 +502,7 @@ impl Client {
                 times,
                 || self.borrow_engine(&desk),
                 |engine| self.control().engine.put(engine),
+                |may_claim| self.publish(generation, if may_claim { How::Claim } else { How::Write }),
             );
         }));
         if lived.is_err() {

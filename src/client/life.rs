@@ -5,6 +5,7 @@
 //!   no thread that died or was never made can hang a caller.
 //! - A process that never used the client has nothing to flush, stop or count.
 
+use super::family::How;
 use super::handle::{CLOSED, Client, DEAD, DISABLED, LONG_WAY, Status};
 use crate::delivery::engine::Desk;
 use crate::delivery::sender;
@@ -81,7 +82,10 @@ impl Client {
         // With a spool the first flush of a process looks for what others left, whatever it has itself.
         let generation = if self.spool.is_some() { self.enter() } else { self.generation() };
         let patience = Patience::Deadline;
-        generation.map_or(Status::Ok, |generation| self.drain(generation, timeout, patience, true))
+        let Some(generation) = generation else { return Status::Ok };
+        let status = self.drain(generation, timeout, patience, true);
+        self.publish(generation, if timeout.is_zero() { How::Write } else { How::Flush });
+        status
     }
 
     /// Deliver what was taken before this call, and with `rescue` what others left in the spool.
@@ -169,6 +173,7 @@ impl Client {
             self.retire(desk, true);
         });
         self.report_loss("at shutdown");
+        self.publish(generation, How::Last);
         status
     }
 
@@ -412,6 +417,7 @@ impl ForkAware for Client {
         if self.has_pending() {
             self.report_loss("at exit");
         }
+        self.publish(generation, How::Last);
     }
 
     fn exit_budget(&self) -> Duration {

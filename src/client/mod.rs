@@ -9,6 +9,7 @@
 pub mod config;
 pub mod control;
 pub mod drain;
+pub mod family;
 pub mod handle;
 pub mod life;
 pub mod open;

@@ -9,7 +9,9 @@ use super::config::{
     Clock, Compression, Config, Encoding as OtlpEncoding, Evict, FormatKind, OnFull, ResolverKind, Spool,
     Sync, process_env,
 };
+use super::family::Kin;
 use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE, SAMPLED};
+use crate::board::directory::Places;
 use crate::delivery::compress::Encoding;
 use crate::delivery::dead_letter::DeadLetter;
 use crate::delivery::engine::{Settings, SpoolSettings};
@@ -115,6 +117,7 @@ fn build(
         area: Latest::new(config.segment_bytes * (slots + spares)),
         sockets: Arc::new(SocketTable::new()),
         spool,
+        kin: Kin::new(Places::read(None, |name| std::env::var_os(name)), stem_of(config)),
         settings,
         format,
         sink,
@@ -210,12 +213,16 @@ fn sink_of(config: &Config, format: &dyn Format) -> Result<SinkConfig, OpenError
     Ok(sink)
 }
 
+/// What all processes with this destination have in common: the name of their spool's directory and of their board.
+fn stem_of(config: &Config) -> String {
+    let hash = config.destination_hash();
+    config.name.as_ref().map_or(hash.clone(), |name| format!("{name}-{hash}"))
+}
+
 /// The spool's directory. What is there and not safe is refused; what cannot be had now is tried again by each
 /// process that has events. Root leaves making it to them: they may be another user by then.
 fn spool_of(keys: &Spool, config: &Config) -> Result<Spec, OpenError> {
-    let hash = config.destination_hash();
-    let leaf = config.name.as_ref().map_or(hash.clone(), |name| format!("{name}-{hash}"));
-    let dir = Directory::new(&keys.dir, &leaf);
+    let dir = Directory::new(&keys.dir, &stem_of(config));
     let may_make = process::effective_uid() != 0 && !config.disabled;
     match if may_make { dir.enter() } else { dir.check() } {
         Err(Problem::Unsafe(why)) => {

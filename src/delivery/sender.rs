@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// How long a sender waits for its predecessor to leave the kernel, and for a caller to hand over.
 const HANDOVER: Duration = Duration::from_secs(1);
 
+/// How old the figures that others see may become while it works without a rest.
+const PUBLISHED: Duration = Duration::from_millis(200);
+
 /// Why the sender ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -54,9 +57,15 @@ pub fn become_consumer(words: &Words, deadline: Instant) -> bool {
 }
 
 /// The sender's thread, as the consumer, until it should end. On return it has *not* resigned.
-fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) -> End {
+fn work(
+    engine: &mut Engine,
+    desk: &Desk<'_>,
+    (idle, tick): (Duration, Duration),
+    publish: &dyn Fn(bool),
+) -> End {
     let words = desk.words;
     let mut last_work = Instant::now();
+    let mut published = last_work;
     let mut faulted = None;
     loop {
         desk.backing.prepare(&desk.log, &mut faulted);
@@ -70,6 +79,10 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
         let bound = match next {
             Next::Again => {
                 last_work = now;
+                if now.duration_since(published) >= PUBLISHED {
+                    published = now;
+                    publish(wish & WISH_END == 0);
+                }
                 continue;
             }
             Next::Idle if wish & WISH_END != 0 || now.duration_since(last_work) >= idle => return End::Rest,
@@ -84,6 +97,8 @@ fn work(engine: &mut Engine, desk: &Desk<'_>, idle: Duration, tick: Duration) ->
                 at.saturating_duration_since(now)
             }
         };
+        published = now;
+        publish(wish & WISH_END == 0);
         let bound = engine.next_chore().map_or(bound, |at| bound.min(at.saturating_duration_since(now)));
         let (count, at) = engine.attention(&desk.log);
         let (read, held, written) = (engine.read(), engine.has_hole(), engine.written_seen());
@@ -105,12 +120,13 @@ fn flush_words(words: &Words) -> (u64, u32, u32) {
 
 /// The sender's life: step in, work, rest, resign; go on if something came meanwhile. `borrow` takes the
 /// engine of this process out of its place (or makes one), `give_back` returns it; both only while this
-/// thread is the consumer.
+/// thread is the consumer. `publish` shows what was counted to others, and may take its time if it is told true.
 pub fn live(
     desk: &Desk<'_>,
-    (idle, tick): (Duration, Duration),
+    times: (Duration, Duration),
     mut borrow: impl FnMut() -> Option<Box<Engine>>,
     mut give_back: impl FnMut(Box<Engine>),
+    publish: impl Fn(bool),
 ) {
     let words = desk.words;
     step_in(words);
@@ -119,7 +135,8 @@ pub fn live(
         let engine = if become_consumer(words, Instant::now() + HANDOVER) { borrow() } else { None };
         let Some(mut engine) = engine else { break };
         desk.log.set_attention(u64::MAX, Position::MAX);
-        let end = work(&mut engine, desk, idle, tick);
+        let end = work(&mut engine, desk, times, &publish);
+        publish(false);
         let (read, written) = (engine.read(), engine.written_seen());
         if end == End::Stop {
             engine.close(desk);

@@ -14,6 +14,7 @@
 
 mod error;
 mod exit;
+mod family;
 #[cfg(target_os = "linux")]
 mod fleet;
 #[cfg(target_os = "linux")]
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::telemetry_last_error;
+pub use family::telemetry_family_stats;
 #[cfg(target_os = "linux")]
 pub use fleet::*;
 #[cfg(target_os = "linux")]

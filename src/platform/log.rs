@@ -54,8 +54,10 @@ pub enum Reason {
     DeadLetter,
     /// An upload was given up.
     Upload,
+    /// A process cannot show itself to its family.
+    Family,
 }
-const REASONS: usize = 14;
+const REASONS: usize = 15;
 const MINUTE_NS: u64 = 60_000_000_000;
 
 /// The host's logger: level, NUL-terminated text, the host's own pointer.

@@ -71,6 +71,7 @@ struct {
   telemetry_status (*stats)(telemetry_t *, telemetry_stats_t *, size_t);
   telemetry_status (*upload)(telemetry_t *, const char *, const void *, size_t, char *, size_t);
   telemetry_status (*set_worker)(uint32_t);
+  telemetry_status (*family_stats)(telemetry_t *, char *, size_t, size_t *);
   const char *(*status_str)(telemetry_status);
   const char *(*version)(void);
   uint32_t (*abi_version)(void);
@@ -85,6 +86,7 @@ struct {
   .stats = telemetry_stats,
   .upload = telemetry_upload,
   .set_worker = telemetry_set_worker,
+  .family_stats = telemetry_family_stats,
   .status_str = telemetry_status_str,
   .version = telemetry_version,
   .abi_version = telemetry_abi_version,
