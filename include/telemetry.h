@@ -569,6 +569,8 @@ telemetry_status telemetry_fleet_resize(telemetry_fleet_t *fleet, const char *na
  * The status, one JSON object as the health endpoint's /status: copied to `json` with a NUL if it fits `cap` bytes. `*len`
  * (may be NULL) is its length without the NUL in any case.
  *
+ * With `json` NULL and `cap` 0 it only tells the length.
+ *
  * Errors: TELEMETRY_TOO_LARGE: it does not fit, and nothing was written to `json`.
  */
 telemetry_status telemetry_fleet_status(telemetry_fleet_t *fleet,

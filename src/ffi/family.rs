@@ -1,9 +1,7 @@
 //! The C name of the family.
 
-use super::{
-    TELEMETRY_INTERNAL, TELEMETRY_INVALID, TELEMETRY_OK, TELEMETRY_TOO_LARGE, client_of, error, guard,
-    telemetry, telemetry_status,
-};
+use super::text::give;
+use super::{TELEMETRY_INTERNAL, TELEMETRY_INVALID, client_of, error, guard, telemetry, telemetry_status};
 use std::ffi::c_char;
 
 /// Tells what the processes that share this client's destination have counted: all of this user on this machine whose
@@ -36,26 +34,11 @@ pub unsafe extern "C-unwind" fn telemetry_family_stats(
 ) -> telemetry_status {
     let Some(client) = client_of(t) else { return TELEMETRY_INVALID };
     guard(Some(client), TELEMETRY_INTERNAL, || {
-        if len.is_null() || json.is_null() && cap > 0 {
-            let text = "json (second argument) or len (fourth) is NULL; allowed: NULL for json with cap 0";
-            return error::fail(TELEMETRY_INVALID, text);
+        if len.is_null() {
+            return error::fail(TELEMETRY_INVALID, "len (fourth argument) is NULL");
         }
         let text = client.family();
-        // SAFETY: not NULL, and by contract a place for one number.
-        unsafe { *len = text.len() };
-        if json.is_null() {
-            return TELEMETRY_OK;
-        }
-        if text.len() >= cap {
-            let why =
-                format!("the text takes {} bytes and its NUL, cap (third argument) is {cap}", text.len());
-            return error::fail(TELEMETRY_TOO_LARGE, &why);
-        }
-        // SAFETY: by contract `cap` writable bytes, which is more than the text has.
-        unsafe {
-            std::ptr::copy_nonoverlapping(text.as_ptr().cast(), json, text.len());
-            *json.add(text.len()) = 0;
-        }
-        TELEMETRY_OK
+        // SAFETY: by contract `cap` writable bytes, and a place for one number.
+        unsafe { give(&text, json, cap, len) }
     })
 }

@@ -330,6 +330,8 @@ pub unsafe extern "C-unwind" fn telemetry_fleet_resize(
 /// The status, one JSON object as the health endpoint's /status: copied to `json` with a NUL if it fits `cap` bytes. `*len`
 /// (may be NULL) is its length without the NUL in any case.
 ///
+/// With `json` NULL and `cap` 0 it only tells the length.
+///
 /// Errors: TELEMETRY_TOO_LARGE: it does not fit, and nothing was written to `json`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn telemetry_fleet_status(

@@ -11,7 +11,7 @@
 
 use super::environment;
 use super::settings::Group;
-use super::worker::{self, Seat, Worker};
+use super::worker::{self, Post, Worker};
 use crate::board::scoreboard::Board;
 use crate::platform::epoll::Bell;
 use crate::platform::spawn::{self, Image};
@@ -126,7 +126,7 @@ fn call(birth: &Birth<'_>, body: &dyn Fn(&'static Worker) -> i32) -> ! {
     }
     let bell = |of: &Bell| descriptor::copy(of.as_raw_fd()).map(Bell::from_fd);
     let (Some(stop), Some(bell)) = (bell(birth.stop), bell(birth.bell)) else { spawn::end(CANNOT_RUN) };
-    let worker = worker::attach(Seat {
+    let worker = worker::attach(Post {
         board: birth.board,
         number: birth.slot,
         incarnation: birth.incarnation,

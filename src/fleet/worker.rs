@@ -12,9 +12,9 @@ use super::environment;
 use super::trace::Trace;
 use crate::board::layout::{CLASSES, COUNTERS, Slot, flag};
 use crate::board::scoreboard::{Board, put_text};
-use crate::board::seqlock;
+use crate::board::{seat, seqlock};
 use crate::platform::epoll::Bell;
-use crate::platform::leaked::Leaked;
+use crate::platform::seat::Seat;
 use crate::platform::{clock, descriptor, process, signals, spawn};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +50,7 @@ pub enum Outcome {
     Dead = 3,
 }
 
-static CURRENT: Leaked<Worker> = Leaked::new();
+static CURRENT: Seat<Worker> = Seat::new();
 
 /// This process's worker. In a program that a fleet started the first call attaches to the slot and takes over TERM.
 pub fn current() -> Option<&'static Worker> {
@@ -63,7 +63,7 @@ pub fn current() -> Option<&'static Worker> {
 }
 
 /// What a worker is made of.
-pub struct Seat {
+pub struct Post {
     /// Where it writes; it lives as long as the process.
     pub board: &'static Board,
     /// Which slot.
@@ -82,23 +82,26 @@ pub struct Seat {
     pub grace_ms: u32,
 }
 
-/// Be the worker of that seat, from now on.
-pub fn attach(seat: Seat) -> Option<&'static Worker> {
-    let slot = seat.board.slot(seat.number as usize)?;
-    signals::stop_on_term(seat.stop.as_raw_fd());
-    if seat.supervisor != 0 {
-        signals::end_with(seat.supervisor, seat.grace_ms);
+/// Be the worker of that post, from now on.
+pub fn attach(post: Post) -> Option<&'static Worker> {
+    let slot = post.board.slot(post.number as usize)?;
+    signals::stop_on_term(post.stop.as_raw_fd());
+    if post.supervisor != 0 {
+        signals::end_with(post.supervisor, post.grace_ms);
     }
-    sign(slot, seat.incarnation);
-    Some(CURRENT.put(Worker {
-        board: seat.board,
+    sign(slot, post.incarnation);
+    seat::take(slot);
+    let worker: &'static Worker = Box::leak(Box::new(Worker {
+        board: post.board,
         slot,
-        number: seat.number,
-        incarnation: seat.incarnation,
-        stop: seat.stop,
-        bell: seat.bell,
-        trace: seat.trace,
-    }))
+        number: post.number,
+        incarnation: post.incarnation,
+        stop: post.stop,
+        bell: post.bell,
+        trace: post.trace,
+    }));
+    CURRENT.put(Some(worker));
+    Some(worker)
 }
 
 /// Put this process's number into the slot: it is the one that writes there. Allocates nothing.
@@ -133,9 +136,8 @@ fn attach_by_environment() -> Option<&'static Worker> {
     for fd in [fd].into_iter().chain(bells) {
         spawn::keep_on_exec(fd, false);
     }
-    static BOARDS: Leaked<Board> = Leaked::new();
-    attach(Seat {
-        board: BOARDS.put(board),
+    attach(Post {
+        board: Box::leak(Box::new(board)),
         number: slot,
         incarnation,
         stop: stop?,

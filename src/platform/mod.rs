@@ -15,7 +15,6 @@ pub mod files;
 pub mod futex;
 pub mod identity;
 pub mod island;
-pub mod leaked;
 pub mod log;
 pub mod mapped;
 pub mod mmap;

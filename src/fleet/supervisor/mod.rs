@@ -27,7 +27,6 @@ use super::{environment, status};
 use crate::board::directory::Published;
 use crate::board::scoreboard::Board;
 use crate::platform::epoll::{Bell, Epoll, Timer};
-use crate::platform::leaked::leak;
 use crate::platform::pidfd::Child;
 use crate::platform::signals::{Mask, SignalFd};
 use crate::platform::{clock, entropy, process, spawn, thread};
@@ -180,7 +179,9 @@ impl Fleet {
         }
         let slots = settings.max_workers + settings.rules.surge as usize;
         let board = handover::board().map_or_else(|| Board::create(&settings.name, slots), Ok);
-        let board = leak(board.map_err(|why| Error::io("a scoreboard cannot be made", &why))?);
+        let board = board.map_err(|why| Error::io("a scoreboard cannot be made", &why))?;
+        // Workers use it until they end, and it is small.
+        let board: &'static Board = Box::leak(Box::new(board));
         let slots = board.slots();
         let seed = entropy::random_u64();
         let inner = Inner {
@@ -464,7 +465,7 @@ impl Inner {
         if let Some(slot) = self.board.slot(0) {
             publish::inline(slot, &self.entries);
         }
-        let worker = worker::attach(worker::Seat {
+        let worker = worker::attach(worker::Post {
             board: self.board,
             number: 0,
             incarnation: 1,

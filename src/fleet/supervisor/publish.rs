@@ -59,8 +59,12 @@ pub fn all(inner: &mut Inner, now: Ms) {
         put_text(&h.reasons, text.get(..cut).unwrap_or_default());
         inner.reasons = reasons;
     }
-    for ((room, count), before) in h.restarts.iter().zip(inner.policy.ended()).zip(inner.carried) {
-        set(room, before + count);
+    for (cause, (count, before)) in inner.policy.ended().into_iter().zip(inner.carried).enumerate() {
+        // Whom the fleet itself let go has no successor.
+        let counts = cause != Cause::Stopped as usize && cause != Cause::Resized as usize;
+        if let Some(room) = h.restarts.get(cause).filter(|_| counts) {
+            set(room, before + count);
+        }
     }
     let ready = health.ready && !inner.said_ready;
     if ready && let Some(notify) = &inner.notify {
