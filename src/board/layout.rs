@@ -99,8 +99,14 @@ pub struct Header {
     pub counter_names: [Text<3>; 5],
     /// Why the fleet is not live or not ready: the texts of the status, separated by newlines.
     pub reasons: Text<32>,
+    /// What slots had counted before another group's workers took them over: part of the fleet's sums.
+    pub folded: [AtomicU64; COUNTERS],
+    /// The same of items by time.
+    pub folded_histogram: [AtomicU64; CLASSES],
+    /// And of their microseconds.
+    pub folded_us: AtomicU64,
     /// For versions to come.
-    pub spare: [AtomicU64; 42],
+    pub spare: [AtomicU64; 1],
 }
 }
 
@@ -247,7 +253,7 @@ pub struct Slot {
     pub supervised: Supervised,
     /// Written by the worker.
     pub working: Working,
-    /// Its counters since the slot's beginning: a later incarnation goes on from where the one before stopped.
+    /// Its counters since the group had the slot: a later incarnation goes on from where the one before stopped.
     pub counters: [AtomicU64; COUNTERS],
     /// Items by the time they took.
     pub histogram: [AtomicU64; CLASSES],

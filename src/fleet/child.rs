@@ -111,8 +111,8 @@ fn exec(birth: &Birth<'_>, image: &Image) -> ! {
         files::close(*fd);
     }
     let own = [birth.board.as_fd().as_raw_fd(), birth.stop.as_raw_fd(), birth.bell.as_raw_fd()];
-    for fd in own {
-        spawn::keep_on_exec(fd, true);
+    for fd in own.iter().chain(&birth.group.keep_fds) {
+        spawn::keep_on_exec(*fd, true);
     }
     spawn::close_on_exec_but(&own, &birth.group.keep_fds);
     signals::unblock_all();

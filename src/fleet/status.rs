@@ -37,7 +37,7 @@ pub fn of(board: &Board) -> Status {
     let port = u16::try_from(half(&h.probe_port)).ok().filter(|port| bound && *port != 0);
     let by_cause = CAUSES.iter().zip(h.restarts.iter().map(word)).filter(|(_, count)| *count != 0);
     let by_cause: std::collections::BTreeMap<_, _> = by_cause.map(|(cause, count)| (*cause, count)).collect();
-    let mut items = Items::default();
+    let mut items = Items { us: word(&h.folded_us), classes: h.folded_histogram.each_ref().map(word) };
     for (_, view) in &views {
         items.us += view.item_us;
         for (sum, count) in items.classes.iter_mut().zip(view.histogram) {

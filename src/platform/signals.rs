@@ -1,16 +1,16 @@
 //! Signals of a supervisor, and of the workers that it forks.
 //!
 //! Invariants:
-//! - A supervisor handles no signal: those that it listens to are blocked, and read from a descriptor in its loop.
+//! - A supervisor's thread handles no signal: those that it listens to are blocked, and read from a descriptor in its loop.
 //! - Between the fork and the child's own dispositions every signal is blocked, so no handler of the parent's runs in the
 //!   child ([`Mask`]).
-//! - The only handlers of ours are a worker's: for TERM, which stores a flag and writes to one descriptor, and for the end of
+//! - A supervisor's other threads pass on what the kernel gives them; all other handlers of ours are a worker's: for TERM, which stores a flag and writes to one descriptor, and for the end of
 //!   its supervisor, which sets a timer too.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// A set of signals that was in force, to be put back.
 pub struct Mask(libc::sigset_t);
@@ -143,6 +143,60 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 static STOP_FD: AtomicI32 = AtomicI32::new(-1);
 static GRACE_MS: AtomicU32 = AtomicU32::new(0);
 static TIMER: AtomicUsize = AtomicUsize::new(0);
+
+/// Signals of a supervisor that other threads of its process took: one bit each.
+static ROUTED: AtomicU64 = AtomicU64::new(0);
+static ROUTE_FD: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_routed(signal: i32) {
+    // SAFETY: as in `on_stop`.
+    let errno = unsafe { &mut *libc::__errno_location() };
+    let before = *errno;
+    ROUTED.fetch_or(1 << (signal & 63), Ordering::SeqCst);
+    ring(ROUTE_FD.load(Ordering::SeqCst));
+    *errno = before;
+}
+
+/// What a process did at some signals, to be put back.
+pub struct Before(Vec<(i32, libc::sigaction)>);
+
+/// The thread that listens blocks its signals; the kernel then gives them to any other that does not. From now on that one
+/// passes them on: [`routed`] says which came, and `bell` is rung.
+pub fn route(signals: &[i32], bell: i32) -> Before {
+    ROUTED.store(0, Ordering::SeqCst);
+    route_to(bell);
+    let mut before = Vec::with_capacity(signals.len());
+    for signal in signals {
+        // SAFETY: all-zero bytes are a value of `sigaction`.
+        let (mut new, mut old): (libc::sigaction, libc::sigaction) = unsafe { std::mem::zeroed() };
+        new.sa_sigaction = on_routed as extern "C" fn(i32) as usize;
+        new.sa_flags = libc::SA_RESTART;
+        // SAFETY: two valid places; the handler fits its flags.
+        if unsafe { libc::sigaction(*signal, &raw const new, &raw mut old) } == 0 {
+            before.push((*signal, old));
+        }
+    }
+    Before(before)
+}
+
+/// Ring this bell from now on.
+pub fn route_to(bell: i32) {
+    ROUTE_FD.store(bell, Ordering::SeqCst);
+}
+
+/// Those that came to other threads since this was last asked.
+pub fn routed() -> Vec<i32> {
+    let bits = ROUTED.swap(0, Ordering::SeqCst);
+    (1..64).filter(|signal| bits & (1 << signal) != 0).collect()
+}
+
+/// Do again what was done before.
+pub fn unroute(before: &Before) {
+    for (signal, old) in &before.0 {
+        // SAFETY: what the kernel gave for that signal.
+        unsafe { libc::sigaction(*signal, old, std::ptr::null_mut()) };
+    }
+}
 
 /// What the kernel sends a worker whose supervisor has ended: one that nothing else uses, so that whatever the worker's own
 /// code does to TERM, its time is limited.

@@ -46,7 +46,7 @@ impl Inner {
         let failed = |why: &io::Error| {
             Some(Event::ForkFailed { slot, errno: why.raw_os_error().unwrap_or(libc::EAGAIN) })
         };
-        publish::blank(self, slot, incarnation);
+        publish::blank(self, slot, group, incarnation);
         match self.stops.get_mut(slot) {
             Some(Some(bell)) => bell.hush(),
             Some(empty) => match Bell::new() {

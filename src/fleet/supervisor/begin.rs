@@ -71,7 +71,8 @@ impl Inner {
                 return Err(system(why));
             }
         };
-        let made = Loop { epoll, signals, timer, mask, armed: None };
+        let before = signals::route(SIGNALS, std::os::fd::AsRawFd::as_raw_fd(&self.bell));
+        let made = Loop { epoll, signals, timer, mask, before, armed: None };
         made.epoll.add(made.signals.as_fd(), Interest::Read, turn::SIGNAL).map_err(system)?;
         made.epoll.add(made.timer.as_fd(), Interest::Read, turn::TIMER).map_err(system)?;
         made.epoll.add(self.bell.as_fd(), Interest::Read, turn::BELL).map_err(system)?;
@@ -164,6 +165,7 @@ impl Inner {
             say::info(&self.settings.name, &publish::last_words(self));
             // One that comes too late is not to end the host, whose dispositions hold again.
             while l.signals.next().is_some() {}
+            signals::unroute(&l.before);
             signals::restore(&l.mask);
         }
     }

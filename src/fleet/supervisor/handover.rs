@@ -17,7 +17,7 @@ use crate::platform::epoll::Bell;
 use crate::platform::pidfd::Child;
 use crate::platform::poll::Interest;
 use crate::platform::spawn::{self, Image};
-use crate::platform::{descriptor, files, process};
+use crate::platform::{descriptor, files, process, signals};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,6 +75,7 @@ impl Inner {
     pub(super) fn take_over(&mut self, mut handed: Handed) -> Handed {
         if let Some(bell) = descriptor::copy(handed.bell) {
             self.bell = Bell::from_fd(bell);
+            signals::route_to(self.bell.as_raw_fd());
             if let Some(l) = &self.begun {
                 let _ = l.epoll.add(self.bell.as_fd(), Interest::Read, turn::BELL);
             }

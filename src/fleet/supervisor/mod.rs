@@ -29,7 +29,7 @@ use crate::board::scoreboard::Board;
 use crate::platform::epoll::{Bell, Epoll, Timer};
 use crate::platform::pidfd::Child;
 use crate::platform::signals::{Mask, SignalFd};
-use crate::platform::{clock, entropy, process, spawn, thread};
+use crate::platform::{clock, entropy, process, signals, spawn, thread};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -94,6 +94,8 @@ struct Loop {
     timer: Timer,
     /// The thread's mask before.
     mask: Mask,
+    /// What the process did at these signals before.
+    before: signals::Before,
     /// The time that the timer is set to, in nanoseconds.
     armed: Option<u64>,
 }

@@ -86,7 +86,10 @@ pub fn slot(inner: &mut Inner, index: usize) {
         set(&s.incarnation, view.incarnation);
         set(&s.ready_ns, view.ready_at.map_or(0, |ms| ms * NS));
         set(&s.not_before_ns, view.not_before.map_or(0, |ms| ms * NS));
-        half(&s.restarts, view.restarts + inner.carried_restarts.get(index).copied().unwrap_or(0));
+        half(
+            &s.restarts,
+            view.restarts.wrapping_add(inner.carried_restarts.get(index).copied().unwrap_or(0)),
+        );
         half(&s.crashes, view.crashes_in_row);
         half(&s.fork_errors, view.fork_errors);
         if let Some((cause, exit, at)) = view.last_exit {
@@ -109,8 +112,13 @@ pub fn slot(inner: &mut Inner, index: usize) {
 }
 
 /// Make the worker's part of a slot ready for a new one. Nobody writes there now.
-pub fn blank(inner: &Inner, index: usize, incarnation: u64) {
+pub fn blank(inner: &mut Inner, index: usize, group: usize, incarnation: u64) {
     let Some(place) = inner.board.slot(index) else { return };
+    let name = inner.entries.get(group).map_or("", |entry| entry.name.as_str());
+    let before = text_of(&place.supervised.name);
+    if !before.is_empty() && before != name {
+        fold(inner, index);
+    }
     let w = &place.working;
     seqlock::write(&w.seq, || {
         w.pid.store(0, Ordering::Relaxed);
@@ -126,6 +134,24 @@ pub fn blank(inner: &Inner, index: usize, incarnation: u64) {
         set(&lease.token, 0);
     }
     set(&place.rss_kb, 0);
+}
+
+/// Another group takes the slot: what was counted there stays in the fleet's sums.
+fn fold(inner: &mut Inner, index: usize) {
+    let Some(place) = inner.board.slot(index) else { return };
+    let h = inner.board.header();
+    let sums = h.folded.iter().chain(&h.folded_histogram).chain([&h.folded_us]);
+    let parts = place.counters.iter().chain(&place.histogram).chain([&place.item_us]);
+    for (sum, part) in sums.zip(parts) {
+        set(sum, sum.load(Ordering::Relaxed) + part.swap(0, Ordering::Relaxed));
+    }
+    for count in &place.clients {
+        set(count, 0);
+    }
+    let shown = inner.policy.slot(index).restarts;
+    if let Some(carried) = inner.carried_restarts.get_mut(index) {
+        *carried = 0u32.wrapping_sub(shown);
+    }
 }
 
 /// A worker is there.

@@ -14,7 +14,7 @@ use super::{Error, Inner, Watcher, publish};
 use crate::board::layout::flag;
 use crate::board::view::SlotView;
 use crate::platform::poll::Interest;
-use crate::platform::{clock, pidfd, spawn};
+use crate::platform::{clock, pidfd, signals, spawn};
 use std::os::fd::{AsFd, RawFd};
 use std::sync::atomic::Ordering;
 
@@ -68,6 +68,9 @@ impl Inner {
         }
         if rung {
             self.bell.hush();
+            for signal in signals::routed() {
+                self.signal(signal, now);
+            }
         }
         if signalled {
             self.take_signals(now);
@@ -257,7 +260,7 @@ impl Inner {
             libc::SIGWINCH => Event::Pause(!self.policy.paused()),
             _ => return,
         };
-        say::info(&name, &format!("{} came", crate::platform::signals::name(signal)));
+        say::info(&name, &format!("{} came", signals::name(signal)));
         self.step(event, now);
     }
 
