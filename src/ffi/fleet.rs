@@ -241,20 +241,24 @@ pub unsafe extern "C-unwind" fn telemetry_fleet_watch(
     })
 }
 
-/// Runs the fleet until it has ended; the exit status for the process: 0, 1 if a worker had to be killed, 64 if it could not
-/// begin as it was told (telemetry_last_error says why), 69 if the required health endpoint cannot listen, 70 after too
+/// Runs the fleet until it has ended; the exit status for the process (telemetry_last_error says more if it is not 0): 0, 1 if a worker had to be killed, 64 if it could not
+/// begin as it was told, 69 if the required health endpoint cannot listen, 70 after too
 /// many restarts, 71 if the system refused what it needs.
 ///
 /// TERM and INT end it within `grace_ms`, a second one at once, QUIT within two seconds; HUP replaces all workers, TTIN and
 /// TTOU add and take one, USR1 says its status on stderr, USR2 becomes the program anew with the same workers, WINCH pauses. The
-/// signals are blocked in this thread meanwhile and read in the loop: no handler runs. With `inline` it runs one worker in
-/// this process instead, and returns what that returned.
+/// signals are taken in the loop, whichever thread of the process gets them; what the program did at them is put back in
+/// the end. With `inline` it runs one worker in this process instead, and returns what that returned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn telemetry_fleet_run(fleet: *mut telemetry_fleet) -> i32 {
     guard(None, exit::SOFTWARE, || {
         let Some(fleet) = fleet_of(fleet) else { return exit::USAGE };
         match fleet.run() {
-            Ok(code) => code,
+            Ok(0) => 0,
+            Ok(code) => {
+                error::set(&fleet.why());
+                code
+            }
             Err(why) => match status_of(Err(why)) {
                 TELEMETRY_INVALID => exit::USAGE,
                 _ => exit::SYSTEM,
@@ -348,7 +352,7 @@ pub unsafe extern "C-unwind" fn telemetry_fleet_status(
 }
 
 /// The same of any fleet's scoreboard, by its path in the runtime directory: from any process and thread, also while its
-/// supervisor is stopped or ended.
+/// supervisor is stopped (SIGSTOP, a debugger).
 ///
 /// Errors: TELEMETRY_IO: it cannot be opened, or is none; TELEMETRY_TOO_LARGE as above.
 #[unsafe(no_mangle)]

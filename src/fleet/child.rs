@@ -31,7 +31,7 @@ pub enum Target {
 /// Which worker it is to be.
 pub struct Birth<'a> {
     /// Its place.
-    pub board: &'static Board,
+    pub board: &'a Board,
     /// Its slot.
     pub slot: u32,
     /// Which life of it.
@@ -88,6 +88,12 @@ pub fn image(birth: &Birth<'_>, argv: &[OsString], fleet: &str) -> io::Result<Im
     Image::new(argv, kept.chain(own).chain(trace.clone()))
 }
 
+/// The same board, this process's until it ends: what a worker says, it may say from anywhere at any time.
+pub fn own_board(board: &Board) -> Option<&'static Board> {
+    let own = Board::from_fd(descriptor::copy(board.as_fd().as_raw_fd())?).ok()?;
+    Some(Box::leak(Box::new(own)))
+}
+
 /// Be that worker. All signals are blocked; this process was just forked, by `birth.supervisor` or a process of its own.
 pub fn run(birth: &Birth<'_>) -> ! {
     spawn::lead_group();
@@ -125,9 +131,10 @@ fn call(birth: &Birth<'_>, body: &dyn Fn(&'static Worker) -> i32) -> ! {
         files::close(*fd);
     }
     let bell = |of: &Bell| descriptor::copy(of.as_raw_fd()).map(Bell::from_fd);
-    let (Some(stop), Some(bell)) = (bell(birth.stop), bell(birth.bell)) else { spawn::end(CANNOT_RUN) };
+    let own = (own_board(birth.board), bell(birth.stop), bell(birth.bell));
+    let (Some(board), Some(stop), Some(bell)) = own else { spawn::end(CANNOT_RUN) };
     let worker = worker::attach(Post {
-        board: birth.board,
+        board,
         number: birth.slot,
         incarnation: birth.incarnation,
         stop,

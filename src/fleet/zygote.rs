@@ -157,8 +157,8 @@ impl Zygote {
         self.child.pid()
     }
 
-    /// End it, and what it was just making.
-    pub fn end(self) {
+    /// End it, and what it was just making. What it said before can still be heard.
+    pub fn end(&self) {
         self.child.kill_group();
         // Dead of KILL, or about to be: reaped here, or with what else nobody knows.
         let _ =

@@ -133,9 +133,10 @@ pub fn find_program(argv: &[OsString], path: Option<OsString>) -> io::Result<()>
 
 fn find(name: &OsString, path: Option<OsString>) -> io::Result<OsString> {
     if name.as_encoded_bytes().contains(&b'/') {
-        return match std::fs::metadata(name) {
-            Ok(_) => Ok(name.clone()),
-            Err(why) => Err(why),
+        std::fs::metadata(name)?;
+        return match is_executable(Path::new(name)) {
+            true => Ok(name.clone()),
+            false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a program")),
         };
     }
     let path = path.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());

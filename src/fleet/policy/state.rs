@@ -92,6 +92,13 @@ impl State {
         Ok(self.groups.len() - 1)
     }
 
+    /// A slot that nobody has yet had so many lives already, under an earlier supervisor.
+    pub fn begin_at(&mut self, slot: usize, incarnation: u64) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.incarnation = slot.incarnation.max(incarnation);
+        }
+    }
+
     /// Give a group other limits: for its workers now and later.
     pub fn set_limits(&mut self, group: usize, limits: Limits) {
         if let Some(group) = self.groups.get_mut(group) {

@@ -16,7 +16,7 @@ use crate::board::layout::{Slot, flag};
 use crate::platform::epoll::Bell;
 use crate::platform::pidfd::{self, Child};
 use crate::platform::poll::Interest;
-use crate::platform::{signals, spawn};
+use crate::platform::{clock, signals, spawn};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -25,10 +25,10 @@ impl Inner {
     /// Do it; what came of it, if the policy is to know.
     pub(super) fn act(&mut self, action: Action, now: Ms) -> Option<Event> {
         match action {
-            Action::Fork { slot, group, incarnation } => return self.fork(slot, group, incarnation),
+            Action::Fork { slot, group, incarnation } => return self.fork(slot, group, incarnation, now),
             Action::Terminate { slot } => self.terminate(slot),
             Action::Warn { slot } | Action::Dump { slot } => self.ask_where(slot),
-            Action::Kill { slot } => self.kill(slot),
+            Action::Kill { slot } => self.kill(slot, now),
             Action::Pause(pause) => self.board.header().paused.store(u32::from(pause), Ordering::Relaxed),
             Action::Changed { slot } => publish::changed(self, slot),
             Action::PhaseChanged => publish::phase(self),
@@ -42,7 +42,7 @@ impl Inner {
         None
     }
 
-    fn fork(&mut self, slot: usize, group: usize, incarnation: u64) -> Option<Event> {
+    fn fork(&mut self, slot: usize, group: usize, incarnation: u64, now: Ms) -> Option<Event> {
         let failed = |why: &io::Error| {
             Some(Event::ForkFailed { slot, errno: why.raw_os_error().unwrap_or(libc::EAGAIN) })
         };
@@ -56,7 +56,7 @@ impl Inner {
             None => return failed(&io::Error::from_raw_os_error(libc::EINVAL)),
         }
         if self.settings.mode == super::Mode::Zygote {
-            return match self.ask_zygote(slot, group, incarnation) {
+            return match self.ask_zygote(slot, group, incarnation, now) {
                 Ok(()) => None,
                 Err(why) => failed(&why),
             };
@@ -71,7 +71,7 @@ impl Inner {
         let missing = || io::Error::from_raw_os_error(libc::EINVAL);
         let entry = self.entries.get(group).ok_or_else(missing)?;
         Ok(Birth {
-            board: self.board,
+            board: &self.board,
             slot: slot as u32,
             incarnation,
             target: &entry.target,
@@ -113,9 +113,10 @@ impl Inner {
         pid
     }
 
-    fn ask_zygote(&mut self, slot: usize, group: usize, incarnation: u64) -> io::Result<()> {
+    fn ask_zygote(&mut self, slot: usize, group: usize, incarnation: u64, now: Ms) -> io::Result<()> {
         if self.zygote.as_ref().is_none_or(|zygote| zygote.groups <= group) {
-            // One more, which knows all groups; what the old one was asked for it still does.
+            // One that knows all groups.
+            self.drop_zygote(libc::EAGAIN, now);
             self.zygote = Some(self.fork_zygote()?);
             if let (Some(l), Some(zygote)) = (&self.begun, &self.zygote) {
                 l.epoll.add(zygote.as_fd(), Interest::Read, turn::ZYGOTE)?;
@@ -133,10 +134,6 @@ impl Inner {
             if bell.is_none() {
                 *bell = Some(Bell::new()?);
             }
-        }
-        if let Some(old) = self.zygote.take() {
-            old.end();
-            self.asked.clear();
         }
         let close = self.own_descriptors();
         let worker = |slot: u32, group: u32, incarnation: u64| {
@@ -170,8 +167,16 @@ impl Inner {
             let _ = l.epoll.add(child.as_fd(), Interest::Read, turn::CHILD + slot as u64);
         }
         let items_before = self.board.slot(slot).map_or(0, counted_items);
-        let running =
-            Running { child, incarnation, items_before, told_ready: false, killed: false, rss_at: 0 };
+        let forked_ns = clock::monotonic_ns();
+        let running = Running {
+            child,
+            incarnation,
+            forked_ns,
+            items_before,
+            told_ready: false,
+            killed: false,
+            rss_at: 0,
+        };
         if let Some(room) = self.running.get_mut(slot) {
             *room = Some(running);
         }
@@ -202,23 +207,17 @@ impl Inner {
         }
     }
 
-    fn kill(&mut self, slot: usize) {
+    fn kill(&mut self, slot: usize, now: Ms) {
         match self.running.get_mut(slot).and_then(Option::as_mut) {
             Some(running) => {
                 running.killed = true;
                 running.child.kill_group();
             }
             None if self.asked.iter().any(|(asked, _)| *asked == slot) => {
+                // It hangs in what it prepares: the next one begins anew.
                 self.asked.retain(|(asked, _)| *asked != slot);
                 self.events.push_back(Event::ForkFailed { slot, errno: libc::ETIMEDOUT });
-                // It hangs in what it prepares: the next one begins anew.
-                let others = std::mem::take(&mut self.asked);
-                if let Some(zygote) = self.zygote.take() {
-                    zygote.end();
-                }
-                self.events.extend(
-                    others.into_iter().map(|(slot, _)| Event::ForkFailed { slot, errno: libc::EPIPE }),
-                );
+                self.drop_zygote(libc::EPIPE, now);
                 self.wake();
             }
             None => {}

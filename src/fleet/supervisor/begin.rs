@@ -98,10 +98,11 @@ impl Inner {
             &self.settings.name,
             &format!("supervisor {} begins, {} worker(s)", self.pid, self.policy.wanted()),
         );
-        for event in handed.map(|h| h.workers).unwrap_or_default() {
-            self.events.push_back(event);
+        // Before anything is waited for: who was left may end at any time.
+        for event in handed.map(|h| h.events).unwrap_or_default() {
+            self.step(event, now);
         }
-        self.events.push_back(Event::Began);
+        self.step(Event::Began, now);
         self.wake();
         Ok(())
     }

@@ -30,8 +30,10 @@ pub struct Handed {
     pub listener: Option<RawFd>,
     /// Slot, pidfd, stop bell.
     slots: Vec<(usize, RawFd, RawFd)>,
+    /// Name, workers as configured, workers wanted.
+    groups: Vec<(String, u32, u32)>,
     /// For the policy.
-    pub workers: Vec<Event>,
+    pub events: Vec<Event>,
 }
 
 /// One fleet a process takes it.
@@ -39,6 +41,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 
 fn read() -> Option<Handed> {
     let text = environment::variable(HANDOVER).filter(|_| !TAKEN.load(Ordering::Relaxed))?;
+    let (text, groups) = text.split_once('|')?;
     let mut parts = text.split(';');
     let mut number = || parts.next()?.parse::<i64>().ok();
     let (pid, board, bell, listener) = (number()?, number()?, number()?, number()?);
@@ -48,13 +51,20 @@ fn read() -> Option<Handed> {
         let mut next = || numbers.next()?.ok();
         Some((usize::try_from(next()?).ok()?, fd(next()?)?, fd(next()?)?))
     };
+    let group = |part: &str| {
+        let mut parts = part.rsplitn(3, ',');
+        let mut number = || parts.next()?.parse().ok();
+        let (want, count) = (number()?, number()?);
+        Some((parts.next()?.to_string(), count, want))
+    };
     (pid == i64::from(process::pid())).then_some(())?;
     Some(Handed {
         board: fd(board)?,
         bell: fd(bell)?,
         listener: fd(listener).filter(|fd| *fd >= 0),
         slots: parts.filter_map(slot).collect(),
-        workers: Vec::new(),
+        groups: groups.split(';').filter_map(group).collect(),
+        events: Vec::new(),
     })
 }
 
@@ -87,6 +97,9 @@ impl Inner {
         for (index, before) in self.carried_restarts.iter_mut().enumerate() {
             let place = self.board.slot(index);
             *before = place.map_or(0, |place| place.supervised.restarts.load(Ordering::Relaxed));
+            // Nobody is to bear the number of one who was there before.
+            let last = place.map_or(0, |place| place.supervised.incarnation.load(Ordering::Relaxed));
+            self.policy.begin_at(index, last);
         }
         for (slot, pidfd, stop) in handed.slots.clone() {
             let Some(place) = self.board.slot(slot) else { continue };
@@ -104,13 +117,31 @@ impl Inner {
             let ready = publish::says_ready(place) || place.supervised.ready_ns.load(Ordering::Relaxed) != 0;
             // Its items count from here on.
             let items_before = counted_items(place);
-            let running =
-                Running { child, incarnation, items_before, told_ready: ready, killed: false, rss_at: 0 };
+            let forked_ns = place.supervised.forked_ns.load(Ordering::Relaxed);
+            let running = Running {
+                child,
+                incarnation,
+                forked_ns,
+                items_before,
+                told_ready: ready,
+                killed: false,
+                rss_at: 0,
+            };
             if let Some(room) = self.running.get_mut(slot) {
                 *room = Some(running);
             }
             let group = self.entries.iter().position(|entry| entry.name == name).unwrap_or(usize::MAX);
-            handed.workers.push(Event::Adopted { slot, group, incarnation, ready });
+            handed.events.push(Event::Adopted { slot, group, incarnation, ready });
+        }
+        for (name, count, want) in &handed.groups {
+            // Unless the new program's own number is another one, what was asked for since then holds.
+            let group = self.entries.iter().position(|entry| entry.name == *name && entry.count == *count);
+            if let Some(group) = group.filter(|_| count != want) {
+                handed.events.push(Event::Resize { group, want: *want });
+            }
+        }
+        if header.paused.load(Ordering::Relaxed) != 0 {
+            handed.events.push(Event::Pause(true));
         }
         let numbers = handed.slots.iter().flat_map(|(_, pidfd, stop)| [*pidfd, *stop]);
         for fd in numbers.chain([handed.board, handed.bell]) {
@@ -119,7 +150,7 @@ impl Inner {
         if let Some(fd) = handed.listener {
             spawn::keep_on_exec(fd, false);
         }
-        say::info(&self.settings.name, &format!("takes over {} worker(s)", handed.workers.len()));
+        say::info(&self.settings.name, &format!("takes over {} worker(s)", handed.slots.len()));
         handed
     }
 
@@ -144,6 +175,12 @@ impl Inner {
         for (slot, pidfd, stop) in &slots {
             text.push_str(&format!(";{slot},{pidfd},{stop}"));
         }
+        let wants = self.entries.iter().enumerate().map(|(group, entry)| {
+            let want = self.policy.group(group).map_or(entry.count, |g| g.want);
+            format!("{},{},{want}", entry.name, entry.count)
+        });
+        text.push('|');
+        text.push_str(&wants.collect::<Vec<_>>().join(";"));
         let why = self.exec_with(text, &kept);
         for fd in kept {
             spawn::keep_on_exec(fd, false);

@@ -65,6 +65,8 @@ pub mod exit {
 /// A group of workers that run the same.
 struct Entry {
     name: String,
+    /// Workers as it was added.
+    count: u32,
     group: Group,
     /// What the group said for itself.
     limits: String,
@@ -77,6 +79,7 @@ struct Entry {
 struct Running {
     child: Child,
     incarnation: u64,
+    forked_ns: u64,
     /// Items that its slot had counted before.
     items_before: u64,
     /// The policy knows that it is ready.
@@ -108,7 +111,7 @@ struct Inner {
     settings: Settings,
     entries: Vec<Entry>,
     policy: State,
-    board: &'static Board,
+    board: Rc<Board>,
     bell: Bell,
     stops: Vec<Option<Bell>>,
     running: Vec<Option<Running>>,
@@ -134,6 +137,10 @@ struct Inner {
     oom_kills: Option<u64>,
     /// USR2 came.
     reexec: bool,
+    /// Children that are not workers may have ended.
+    strays: bool,
+    /// What an exit status other than 0 is about, if the policy does not know.
+    trouble: Option<String>,
     /// What the board shows of each slot.
     shown: Vec<SlotView>,
     /// And why the fleet is not live or ready.
@@ -182,8 +189,7 @@ impl Fleet {
         let slots = settings.max_workers + settings.rules.surge as usize;
         let board = handover::board().map_or_else(|| Board::create(&settings.name, slots), Ok);
         let board = board.map_err(|why| Error::io("a scoreboard cannot be made", &why))?;
-        // Workers use it until they end, and it is small.
-        let board: &'static Board = Box::leak(Box::new(board));
+        let board = Rc::new(board);
         let slots = board.slots();
         let seed = entropy::random_u64();
         let inner = Inner {
@@ -212,6 +218,8 @@ impl Fleet {
             events: VecDeque::new(),
             oom_kills: None,
             reexec: false,
+            strays: false,
+            trouble: None,
             shown: vec![SlotView::default(); slots],
             reasons: Vec::new(),
             carried: [0; Cause::COUNT],
@@ -339,6 +347,20 @@ impl Fleet {
         Ok(())
     }
 
+    /// Why it ended with a status that is not 0.
+    pub fn why(&self) -> String {
+        let inner = self.inner.borrow();
+        let code = inner.exit.unwrap_or(0);
+        let text = match code {
+            0 => return String::new(),
+            1 => "a worker had to be killed".into(),
+            exit::NO_PROBE => inner.probe_error.clone().unwrap_or_default(),
+            exit::SOFTWARE => "too many restarts".into(),
+            _ => inner.trouble.clone().unwrap_or_else(|| "no worker could be started".into()),
+        };
+        format!("the fleet ended with {code}: {text}")
+    }
+
     /// What it is in, as `/status` says it.
     pub fn status(&self) -> Status {
         self.inner.borrow().status()
@@ -404,7 +426,7 @@ impl Inner {
             .add_group(group.limits.clone(), count)
             .map_err(|full| Error::Invalid(format!("count is {count}: {full}")))?;
         let limits = limits.into();
-        self.entries.push(Entry { name: name.into(), group, limits, target, ready_at_start });
+        self.entries.push(Entry { name: name.into(), count, group, limits, target, ready_at_start });
         self.wake();
         Ok(())
     }
@@ -428,7 +450,13 @@ impl Inner {
     }
 
     fn watch(&mut self, fd: RawFd, watcher: Option<Box<dyn Fn(RawFd)>>) -> Result<(), Error> {
-        self.watches.retain(|(watched, ..)| *watched != fd);
+        if let Some(at) = self.watches.iter().position(|(watched, ..)| *watched == fd) {
+            let (_, copy, _) = self.watches.remove(at);
+            // As long as the host has it open, the set would keep it.
+            if let (Some(l), Some(copy)) = (&self.begun, &copy) {
+                l.epoll.remove(copy.as_fd());
+            }
+        }
         if let Some(watcher) = watcher {
             // A copy: closing the number behind our back takes nothing out of the set that we did not put there.
             let copy = crate::platform::descriptor::copy(fd);
@@ -453,7 +481,7 @@ impl Inner {
     }
 
     fn status(&self) -> Status {
-        let mut status = status::of(self.board);
+        let mut status = status::of(&self.board);
         status.probe.error.clone_from(&self.probe_error);
         status
     }
@@ -467,8 +495,9 @@ impl Inner {
         if let Some(slot) = self.board.slot(0) {
             publish::inline(slot, &self.entries);
         }
+        let Some(board) = super::child::own_board(&self.board) else { return exit::SYSTEM };
         let worker = worker::attach(worker::Post {
-            board: self.board,
+            board,
             number: 0,
             incarnation: 1,
             stop,

@@ -78,6 +78,8 @@ pub fn slot(inner: &mut Inner, index: usize) {
     let view = inner.policy.slot(index);
     let Some(place) = inner.board.slot(index) else { return };
     let s = &place.supervised;
+    let running = inner.running.get(index).and_then(Option::as_ref);
+    let running = running.map(|running| (running.child.pid(), running.forked_ns));
     let name = view.group.and_then(|g| inner.entries.get(g)).map(|entry| entry.name.as_str());
     seqlock::write(&s.seq, || {
         let half = |word: &std::sync::atomic::AtomicU32, value: u32| word.store(value, Ordering::Relaxed);
@@ -102,8 +104,9 @@ pub fn slot(inner: &mut Inner, index: usize) {
         if let Some(name) = name {
             put_text(&s.name, name);
         }
-        if !view.state.live() {
-            half(&s.pid, 0);
+        half(&s.pid, running.map_or(0, |(pid, _)| pid));
+        if let Some((_, forked_ns)) = running {
+            set(&s.forked_ns, forked_ns);
         }
     });
     if let Some(room) = inner.shown.get_mut(index) {
@@ -157,24 +160,9 @@ fn fold(inner: &mut Inner, index: usize) {
 /// A worker is there.
 pub fn born(inner: &mut Inner, index: usize, pid: u32) {
     slot(inner, index);
-    let Some(place) = inner.board.slot(index) else { return };
-    let s = &place.supervised;
-    seqlock::write(&s.seq, || {
-        s.pid.store(pid, Ordering::Relaxed);
-        set(&s.forked_ns, clock::monotonic_ns());
-        set(&s.start_ticks, 0);
-    });
     let view = inner.policy.slot(index);
     let text = format!("{}: worker {pid} starts (number {})", place_name(inner, index), view.incarnation);
     say::info(&inner.settings.name, &text);
-}
-
-/// It is no more.
-pub fn ended(inner: &Inner, index: usize) {
-    if let Some(place) = inner.board.slot(index) {
-        let s = &place.supervised;
-        seqlock::write(&s.seq, || s.pid.store(0, Ordering::Relaxed));
-    }
 }
 
 /// The slot of a worker that runs without a supervisor.
@@ -262,6 +250,7 @@ pub fn changed(inner: &mut Inner, index: usize) {
         }
         SlotState::Backoff if view.fork_errno != 0 => {
             let why = std::io::Error::from_raw_os_error(view.fork_errno);
+            inner.trouble = Some(format!("no worker can be forked: {why}"));
             say::error(&name, &format!("{worker}: no worker: {why}; next try in {wait:.1} s"));
         }
         SlotState::Backoff => say::info(&name, &format!("{worker}: next start in {wait:.1} s")),

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::super::child::Target;
-use super::super::policy::{Action, Event, Exit, Ms, Seen};
+use super::super::policy::{Action, Event, Exit, Ms, Phase, Seen};
 use super::super::settings::Settings;
 use super::super::zygote::Word;
 use super::super::{environment, health, say};
@@ -57,7 +57,7 @@ impl Inner {
                 SIGNAL => signalled = true,
                 TIMER => {}
                 BELL => rung = true,
-                ZYGOTE => self.hear_zygote(now),
+                ZYGOTE => drop(self.hear_zygote(now)),
                 HEALTH => asked = true,
                 token if token >= CHILD => self.bury((token - CHILD) as usize, now),
                 token => {
@@ -75,12 +75,15 @@ impl Inner {
         if signalled {
             self.take_signals(now);
         }
+        self.reap_strays(now);
         self.look_around(now);
         self.serve(now, asked);
         self.tell_manager(now);
-        if self.reexec {
-            self.reexec = false;
-            self.become_new();
+        if std::mem::take(&mut self.reexec) {
+            match self.policy.phase() {
+                Phase::Draining | Phase::Stopped => say::warn(&self.settings.name, "USR2: not while it ends"),
+                _ => self.become_new(),
+            }
         }
         Ok(due)
     }
@@ -151,36 +154,45 @@ impl Inner {
         let oom = ended.signal == libc::SIGKILL && !killed_by_us && kills > self.oom_kills;
         self.oom_kills = kills;
         let exit = Exit { code: ended.code, signal: ended.signal, core: ended.core, oom };
-        publish::ended(self, slot);
         let mut actions = std::mem::take(&mut self.actions);
         self.policy.step(Event::Died { slot, exit }, now, &mut actions);
         publish::say_ended(self, slot, pid);
         self.perform(actions, now);
     }
 
-    fn hear_zygote(&mut self, now: Ms) {
+    /// Read what the zygote says. `false`: there is none, or none any more.
+    fn hear_zygote(&mut self, now: Ms) -> bool {
         loop {
-            let Some(zygote) = &self.zygote else { return };
+            let Some(zygote) = &self.zygote else { return false };
             match zygote.hear() {
-                Ok(None) => return,
-                Ok(Some(Word::Prepared(0) | Word::Fork(..))) => {}
-                Ok(Some(Word::Prepared(code))) => {
-                    say::error(&self.settings.name, &format!("what prepares the workers ended with {code}"));
-                }
-                Ok(Some(Word::Born(slot, incarnation, pid))) => {
-                    self.answered(slot as usize, incarnation);
-                    if let Some(event) = self.born(slot as usize, incarnation, pid) {
-                        self.step(event, now);
-                    }
-                }
-                Ok(Some(Word::Failed(slot, incarnation, errno))) => {
-                    self.answered(slot as usize, incarnation);
-                    self.step(Event::ForkFailed { slot: slot as usize, errno }, now);
-                }
+                Ok(None) => return true,
+                Ok(Some(word)) => self.heard(word, now),
                 Err(_) => {
                     say::warn(&self.settings.name, &format!("zygote {} is gone", zygote.pid()));
                     self.drop_zygote(libc::EPIPE, now);
+                    return false;
                 }
+            }
+        }
+    }
+
+    fn heard(&mut self, word: Word, now: Ms) {
+        match word {
+            Word::Prepared(0) | Word::Fork(..) => {}
+            Word::Prepared(code) => {
+                let text = format!("what prepares the workers ended with {code}");
+                say::error(&self.settings.name, &text);
+                self.trouble = Some(text);
+            }
+            Word::Born(slot, incarnation, pid) => {
+                self.answered(slot as usize, incarnation);
+                if let Some(event) = self.born(slot as usize, incarnation, pid) {
+                    self.step(event, now);
+                }
+            }
+            Word::Failed(slot, incarnation, errno) => {
+                self.answered(slot as usize, incarnation);
+                self.step(Event::ForkFailed { slot: slot as usize, errno }, now);
             }
         }
     }
@@ -189,10 +201,13 @@ impl Inner {
         self.asked.retain(|asked| *asked != (slot, incarnation));
     }
 
-    /// End the zygote; what it was asked for fails with `errno`.
+    /// End the zygote and hear what it said last; what it was asked for and has not done fails with `errno`.
     pub(super) fn drop_zygote(&mut self, errno: i32, now: Ms) {
         if let Some(zygote) = self.zygote.take() {
             zygote.end();
+            while let Ok(Some(word)) = zygote.hear() {
+                self.heard(word, now);
+            }
         }
         for (slot, _) in std::mem::take(&mut self.asked) {
             self.step(Event::ForkFailed { slot, errno }, now);
@@ -203,23 +218,27 @@ impl Inner {
         while let Some(signal) = self.begun.as_ref().and_then(|l| l.signals.next()) {
             self.signal(signal, now);
         }
-        if self.reaps_all {
-            while let Some(pid) = pidfd::any_ended() {
-                let own = self.running.iter().position(|r| r.as_ref().is_some_and(|r| r.child.pid() == pid));
-                match own {
-                    Some(slot) => self.bury(slot, now),
-                    None if self.zygote.as_ref().is_some_and(|z| z.pid() == pid) => {
+        self.strays |= self.reaps_all;
+    }
+
+    /// Reap whom nobody else waits for.
+    fn reap_strays(&mut self, now: Ms) {
+        while self.strays {
+            let Some(pid) = pidfd::any_ended() else {
+                self.strays = false;
+                return;
+            };
+            let own = self.running.iter().position(|r| r.as_ref().is_some_and(|r| r.child.pid() == pid));
+            match own {
+                Some(slot) => self.bury(slot, now),
+                None if self.zygote.as_ref().is_some_and(|z| z.pid() == pid) => {
+                    if self.hear_zygote(now) {
                         self.drop_zygote(libc::EPIPE, now);
                     }
-                    // Born, and dead before the zygote's word about it was read.
-                    None if !self.asked.is_empty() => {
-                        self.hear_zygote(now);
-                        if !self.running.iter().flatten().any(|r| r.child.pid() == pid) {
-                            let _ = pidfd::reap_pid(pid);
-                        }
-                    }
-                    None => drop(pidfd::reap_pid(pid)),
                 }
+                // It may be a worker that the zygote has not spoken of yet: that comes first.
+                None if !self.asked.is_empty() => return,
+                None => drop(pidfd::reap_pid(pid)),
             }
         }
     }
@@ -355,7 +374,7 @@ impl Inner {
         if let Some(l) = &self.begun {
             self.health.fds(&mut |fd, _| l.epoll.remove(fd));
         }
-        let (board, error) = (self.board, &self.probe_error);
+        let (board, error) = (&self.board, &self.probe_error);
         self.health.turn(now, &mut |path, verbose| {
             let mut status = super::status::of(board);
             status.probe.error.clone_from(error);
