@@ -523,14 +523,14 @@ telemetry_status telemetry_fleet_watch(telemetry_fleet_t *fleet,
                                        void *user);
 
 /**
- * Runs the fleet until it has ended; the exit status for the process: 0, 1 if a worker had to be killed, 64 if it could not
- * begin as it was told (telemetry_last_error says why), 69 if the required health endpoint cannot listen, 70 after too
+ * Runs the fleet until it has ended; the exit status for the process (telemetry_last_error says more if it is not 0): 0, 1 if a worker had to be killed, 64 if it could not
+ * begin as it was told, 69 if the required health endpoint cannot listen, 70 after too
  * many restarts, 71 if the system refused what it needs.
  *
  * TERM and INT end it within `grace_ms`, a second one at once, QUIT within two seconds; HUP replaces all workers, TTIN and
  * TTOU add and take one, USR1 says its status on stderr, USR2 becomes the program anew with the same workers, WINCH pauses. The
- * signals are blocked in this thread meanwhile and read in the loop: no handler runs. With `inline` it runs one worker in
- * this process instead, and returns what that returned.
+ * signals are taken in the loop, whichever thread of the process gets them; what the program did at them is put back in
+ * the end. With `inline` it runs one worker in this process instead, and returns what that returned.
  */
 int32_t telemetry_fleet_run(telemetry_fleet_t *fleet);
 
@@ -580,7 +580,7 @@ telemetry_status telemetry_fleet_status(telemetry_fleet_t *fleet,
 
 /**
  * The same of any fleet's scoreboard, by its path in the runtime directory: from any process and thread, also while its
- * supervisor is stopped or ended.
+ * supervisor is stopped (SIGSTOP, a debugger).
  *
  * Errors: TELEMETRY_IO: it cannot be opened, or is none; TELEMETRY_TOO_LARGE as above.
  */

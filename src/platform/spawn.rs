@@ -22,6 +22,37 @@ pub fn fork() -> io::Result<u32> {
     }
 }
 
+/// Stack of a child that only prepares an exec, in bytes.
+const SMALL_STACK: usize = 256 << 10;
+
+/// The same for a child that becomes another program at once: `body` runs in it in the caller's own memory, on a stack of its
+/// own, while the calling thread waits for its exec or end. So it costs the same however large this process is. libc's
+/// hooks do not run. `body` must not return, allocate, lock, or store anything but to memory that is shared anyway; descriptors,
+/// signals' dispositions and the mask are the child's own. Block all signals before.
+///
+/// # Errors
+/// As of [`fork`].
+#[cfg(target_os = "linux")]
+pub fn fork_to_exec(body: &dyn Fn()) -> io::Result<u32> {
+    extern "C" fn run(body: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the address of the reference below, whose frame waits.
+        let body = unsafe { &*body.cast::<&dyn Fn()>() };
+        body();
+        1
+    }
+    let stack = super::mmap::Mapping::anonymous(SMALL_STACK)?;
+    // It grows downwards, from an address that is a multiple of 16.
+    let top = (stack.addr() + stack.len()) as *mut libc::c_void;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let argument = (&raw const body).cast_mut().cast();
+    // SAFETY: the stack is the child's alone, and it and `body` live until the child no longer uses this memory, which is what
+    // the call waits for; what `body` may do is said above.
+    match unsafe { libc::clone(run, top, flags, argument) } {
+        n if n < 0 => Err(io::Error::last_os_error()),
+        n => Ok(n as u32),
+    }
+}
+
 /// End this process now: no handler of exit runs, no buffer is written.
 pub fn end(code: i32) -> ! {
     // SAFETY: it does not return.

@@ -104,9 +104,13 @@ impl Inner {
             return Err(io::Error::from_raw_os_error(libc::EDEADLK));
         }
         let before = signals::block_all();
-        // A command needs nothing of a language's runtime.
-        let pid = if command { spawn::fork() } else { (self.fork)() };
-        if matches!(pid, Ok(0)) {
+        let pid = if command {
+            // It needs nothing of this process but the descriptors that are handed on.
+            spawn::fork_to_exec(&|| child::run(&birth))
+        } else {
+            (self.fork)()
+        };
+        if !command && matches!(pid, Ok(0)) {
             child::run(&birth);
         }
         signals::restore(&before);

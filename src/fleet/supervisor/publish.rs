@@ -116,12 +116,12 @@ pub fn slot(inner: &mut Inner, index: usize) {
 
 /// Make the worker's part of a slot ready for a new one. Nobody writes there now.
 pub fn blank(inner: &mut Inner, index: usize, group: usize, incarnation: u64) {
-    let Some(place) = inner.board.slot(index) else { return };
     let name = inner.entries.get(group).map_or("", |entry| entry.name.as_str());
-    let before = text_of(&place.supervised.name);
+    let before = group_name(inner, index);
     if !before.is_empty() && before != name {
         fold(inner, index);
     }
+    let Some(place) = inner.board.slot(index) else { return };
     let w = &place.working;
     seqlock::write(&w.seq, || {
         w.pid.store(0, Ordering::Relaxed);

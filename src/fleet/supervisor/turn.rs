@@ -31,7 +31,7 @@ pub const CHILD: u64 = 2 << 32;
 /// Lateness that is not the scheduler's.
 const LATE_MS: Ms = 1000;
 /// How often memory is looked at where no limit asks for it.
-const RSS_MS: Ms = 10_000;
+const RSS_MS: Ms = 60_000;
 const NS: u64 = 1_000_000;
 
 impl Inner {
