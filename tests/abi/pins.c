@@ -23,6 +23,16 @@ PIN(TELEMETRY_WARN == 2);
 PIN(TELEMETRY_INFO == 3);
 PIN(TELEMETRY_DEBUG == 4);
 
+PIN(TELEMETRY_ITEM_DONE == 0);
+PIN(TELEMETRY_ITEM_FAILED == 1);
+PIN(TELEMETRY_ITEM_RETRIED == 2);
+PIN(TELEMETRY_ITEM_DEAD == 3);
+
+PIN(TELEMETRY_WORKER_DUMPS == 8);
+PIN(TELEMETRY_WORKER_RUNNING == 16);
+PIN(TELEMETRY_WORKER_MDQ_CONNECTED == 32);
+PIN(TELEMETRY_WORKER_MDC_CONNECTED == 64);
+
 PIN(sizeof(telemetry_status) == 4 && (telemetry_status)-1 < 0);
 PIN(sizeof(telemetry_level) == 4);
 PIN(sizeof(telemetry_log_fn) == sizeof(void *));
@@ -77,6 +87,39 @@ struct {
   uint32_t (*abi_version)(void);
   size_t (*last_error)(char *, size_t);
   void (*set_logger)(void (*)(telemetry_level, const char *, void *), void *, telemetry_level);
+
+  telemetry_status (*fleet_new)(const char *, telemetry_fleet_t **);
+  telemetry_status (*fleet_add)(telemetry_fleet_t *, const char *, uint32_t, const char *,
+                                int (*)(telemetry_worker_t *, void *), void *);
+  telemetry_status (*fleet_add_command)(telemetry_fleet_t *, const char *, uint32_t, const char *, const char *const *);
+  telemetry_status (*fleet_set_fork)(telemetry_fleet_t *, int32_t (*)(void *), void *);
+  telemetry_status (*fleet_prepare)(telemetry_fleet_t *, int (*)(void *), void *);
+  telemetry_status (*fleet_watch)(telemetry_fleet_t *, int, void (*)(telemetry_fleet_t *, int, void *), void *);
+  int32_t (*fleet_run)(telemetry_fleet_t *);
+  int32_t (*fleet_fd)(telemetry_fleet_t *);
+  telemetry_status (*fleet_step)(telemetry_fleet_t *, uint32_t);
+  telemetry_status (*fleet_stop)(telemetry_fleet_t *, const char *, uint32_t);
+  telemetry_status (*fleet_resize)(telemetry_fleet_t *, const char *, uint32_t);
+  telemetry_status (*fleet_status)(telemetry_fleet_t *, char *, size_t, size_t *);
+  telemetry_status (*scoreboard_read)(const char *, char *, size_t, size_t *);
+  void (*fleet_free)(telemetry_fleet_t *);
+
+  telemetry_worker_t *(*worker_current)(void);
+  void (*worker_ready)(telemetry_worker_t *);
+  void (*worker_beat)(telemetry_worker_t *);
+  int (*worker_stopping)(telemetry_worker_t *);
+  int (*worker_paused)(telemetry_worker_t *);
+  int (*worker_stop_fd)(telemetry_worker_t *);
+  uint32_t (*worker_slot)(telemetry_worker_t *);
+  uint64_t (*worker_incarnation)(telemetry_worker_t *);
+  uint64_t (*worker_item_begin)(telemetry_worker_t *, const char *, uint32_t);
+  void (*worker_item_end)(telemetry_worker_t *, uint64_t, int32_t);
+  int (*worker_lease)(telemetry_worker_t *, uint64_t, uint64_t, uint32_t);
+  void (*worker_count)(telemetry_worker_t *, uint32_t, uint64_t);
+  int32_t (*worker_counter)(telemetry_worker_t *, const char *);
+  void (*worker_flag)(telemetry_worker_t *, uint32_t, int);
+  void (*worker_lag)(telemetry_worker_t *, uint32_t);
+  size_t (*worker_trace)(telemetry_worker_t *, uint32_t, char *, size_t);
 } const signatures = {
   .open = telemetry_open,
   .enqueue = telemetry_enqueue,
@@ -92,4 +135,36 @@ struct {
   .abi_version = telemetry_abi_version,
   .last_error = telemetry_last_error,
   .set_logger = telemetry_set_logger,
+
+  .fleet_new = telemetry_fleet_new,
+  .fleet_add = telemetry_fleet_add,
+  .fleet_add_command = telemetry_fleet_add_command,
+  .fleet_set_fork = telemetry_fleet_set_fork,
+  .fleet_prepare = telemetry_fleet_prepare,
+  .fleet_watch = telemetry_fleet_watch,
+  .fleet_run = telemetry_fleet_run,
+  .fleet_fd = telemetry_fleet_fd,
+  .fleet_step = telemetry_fleet_step,
+  .fleet_stop = telemetry_fleet_stop,
+  .fleet_resize = telemetry_fleet_resize,
+  .fleet_status = telemetry_fleet_status,
+  .scoreboard_read = telemetry_scoreboard_read,
+  .fleet_free = telemetry_fleet_free,
+
+  .worker_current = telemetry_worker_current,
+  .worker_ready = telemetry_worker_ready,
+  .worker_beat = telemetry_worker_beat,
+  .worker_stopping = telemetry_worker_stopping,
+  .worker_paused = telemetry_worker_paused,
+  .worker_stop_fd = telemetry_worker_stop_fd,
+  .worker_slot = telemetry_worker_slot,
+  .worker_incarnation = telemetry_worker_incarnation,
+  .worker_item_begin = telemetry_worker_item_begin,
+  .worker_item_end = telemetry_worker_item_end,
+  .worker_lease = telemetry_worker_lease,
+  .worker_count = telemetry_worker_count,
+  .worker_counter = telemetry_worker_counter,
+  .worker_flag = telemetry_worker_flag,
+  .worker_lag = telemetry_worker_lag,
+  .worker_trace = telemetry_worker_trace,
 };
