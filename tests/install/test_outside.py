@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,8 @@ def test_examples(
     before = {name: collector.count(name) for name in names}
     assert names
     port = free_port()
-    is_server = "listen_on" in text
+    is_fleet = "telemetry_fleet_run" in text
+    is_server = is_fleet or "listen_on" in text
     arguments = [str(port), "2"] if is_server else [collector.url]
     env = kit.environment(TELEMETRY_ENDPOINT=collector.url)
     env |= {"LD_LIBRARY_PATH": str(installed.lib)} if how == "shared" else {}
@@ -213,6 +215,13 @@ def test_examples(
             process.wait_for("the server listens", lambda: accepts(port))
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
                 assert answer.status == 200
+            if is_fleet:  # its page was that; its jobs come by UDP
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as jobs:
+                    jobs.sendto(b"job", ("127.0.0.1", port))
+                process.wait_for(
+                    "the job's event",
+                    lambda: all(collector.count(name) > before[name] for name in names),
+                )
             process.stop(signal.SIGTERM)
         assert process.process.wait(30) == 0, process.output()
     missing = {name for name in names if collector.count(name) == before[name]}
