@@ -6,6 +6,7 @@ The programs say on stdout which events their clients took; the collector says w
 from __future__ import annotations
 
 import concurrent.futures
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness import LIBRARY, ROOT, Collector, compare, environment, total
+from harness import LIBRARY, ROOT, Collector, Server, compare, environment, free_port, total
 
 HERE = Path(__file__).parent
 HEADER = ROOT / "bindings" / "cpp"
@@ -167,6 +168,23 @@ def test_the_example(directory: Path, collector: Collector) -> None:
     )
     assert wrong.returncode == 1
     assert "endpoint" in wrong.stderr
+
+
+def test_the_fleet_of_the_page(directory: Path, collector: Collector) -> None:
+    page = (HEADER / "README.md").read_text()
+    (text,) = (part for part in re.findall(r"```cpp\n(.*?)```", page, re.S) if "int main" in part)
+    port = free_port()
+    assert "127.0.0.1:9464" in text
+    source, program = directory / "fleet.cpp", directory / "fleet"
+    source.write_text(text.replace("127.0.0.1:9464", f"127.0.0.1:{port}"))
+    run("g++", "-std=c++17", *STRICT, *INCLUDES, source, "-o", program, *link(directory, SHARED))
+    env = environment(collector.url, TELEMETRY_RUNTIME_DIR=str(directory / "run"))
+    with Server([str(program)], port, directory / "fleet.log", env) as server:
+        server.wait_for("a job of each", lambda: server.get("/status")["totals"]["done"] >= 4)
+        assert server.get("/livez")["slots"]["ready"] == 4
+        assert server.stop() == 0, server.output()
+    assert {event["event"] for event in collector.events()} == {"job done"}
+    assert len(collector.events()) >= 4
 
 
 MISUSE = {
