@@ -52,6 +52,7 @@ template|$cmake/telemetry-config-version.cmake|bindings/c/telemetry-config-versi
 program|$PREFIX/bin/telemetry|$OUT/telemetry
 template|$PREFIX/share/man/man1/telemetry.1|bindings/c/man/telemetry.1
 template|$PREFIX/share/man/man3/telemetry.h.3|bindings/c/man/telemetry.h.3
+template|$PREFIX/share/man/man3/telemetry_fleet.3|bindings/c/man/telemetry_fleet.3
 data|$docs/LICENSE|LICENSE
 data|$docs/THIRD-PARTY-LICENSES.txt|$OUT/THIRD-PARTY-LICENSES.txt
 END

@@ -222,7 +222,8 @@ def test_system_python(installed: debs.Debs, taker: harness.Collector) -> None:
 def test_command_and_manual(installed: debs.Debs) -> None:
     assert debs.run("telemetry", "--version").strip() == f"telemetry {installed.version}"
     assert debs.run("man", "-w", "telemetry").strip() == "/usr/share/man/man1/telemetry.1.gz"
-    assert debs.run("man", "-w", "telemetry.h").strip() == "/usr/share/man/man3/telemetry.h.3.gz"
+    for page in ("telemetry.h", "telemetry_fleet"):
+        assert debs.run("man", "-w", page).strip() == f"/usr/share/man/man3/{page}.3.gz"
 
 
 def test_upgrade_under_a_running_program(

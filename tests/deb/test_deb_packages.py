@@ -51,6 +51,7 @@ def test_files_are_what_they_should_be(packages: debs.Debs) -> None:
         f"{doc}/libtelemetry-dev/changelog.gz": FILE,
         f"{doc}/libtelemetry-dev/copyright": FILE,
         f"{man}/man3/telemetry.h.3.gz": FILE,
+        f"{man}/man3/telemetry_fleet.3.gz": FILE,
         **{f"{doc}/libtelemetry-dev/examples/{name}": FILE for name in examples()},
     }
     assert packages.of("telemetry-tools").contents() == {

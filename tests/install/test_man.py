@@ -8,7 +8,7 @@ from pathlib import Path
 import kit
 import pytest
 
-PAGES = ("man1/telemetry.1", "man3/telemetry.h.3")
+PAGES = ("man1/telemetry.1", "man3/telemetry.h.3", "man3/telemetry_fleet.3")
 
 
 def shown(page: Path) -> str:
@@ -25,6 +25,15 @@ def command_page(installed: kit.Tree) -> str:
 @pytest.fixture(scope="module")
 def header_page(installed: kit.Tree) -> str:
     return shown(installed.root / "share" / "man" / PAGES[1])
+
+
+@pytest.fixture(scope="module")
+def fleet_page(installed: kit.Tree) -> str:
+    return shown(installed.root / "share" / "man" / PAGES[2])
+
+
+def synopsis(page: str) -> str:
+    return page.split("#include <telemetry.h>")[1].split("DESCRIPTION")[0]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -78,34 +87,51 @@ def test_every_kind_of_fault(installed: kit.Tree, command_page: str) -> None:
         assert kind in command_page, kind
 
 
-def test_every_function(header_page: str) -> None:
-    synopsis = header_page.split("SYNOPSIS")[1].split("DESCRIPTION")[0]
-    names = (kit.REPO / "bindings/c/symbols.txt").read_text().split()
-    assert sorted(re.findall(r"(telemetry_\w+)\(", synopsis)) == names
-    assert set(re.findall(r"(telemetry_\w+)", header_page.split("LIBRARY")[0])) == set(names)
-    functions = " " + header_page.split(" FUNCTIONS ")[1]
-    for name in names:
-        assert f" {name}() " in functions, f"{name} is not described"
+def test_every_function(header_page: str, fleet_page: str) -> None:
+    """Each is in one of the two pages: in its head, its synopsis and its text."""
+    declared: list[str] = []
+    for page in (header_page, fleet_page):
+        names = re.findall(r"(telemetry_\w+)\(", synopsis(page))
+        named = set(re.findall(r"(telemetry_\w+)", page.split("LIBRARY")[0]))
+        assert named - {"telemetry_fleet"} == set(names)
+        functions = " " + page.split(" FUNCTIONS ")[1]
+        for name in names:
+            assert f" {name}() " in functions, f"{name} is not described"
+        declared += names
+    assert sorted(declared) == (kit.REPO / "bindings/c/symbols.txt").read_text().split()
 
 
 def test_the_signatures_are_the_headers(
-    installed: kit.Tree, header_page: str, tmp_path: Path
+    installed: kit.Tree, header_page: str, fleet_page: str, tmp_path: Path
 ) -> None:
-    """A compiler reads the page's prototypes beside the header's: one that differs is an error."""
-    synopsis = header_page.split("#include <telemetry.h>")[1].split("DESCRIPTION")[0]
+    """A compiler reads the pages' prototypes beside the header's: one that differs is an error."""
     source = tmp_path / "both.c"
-    source.write_text(f"#include <telemetry.h>\n{synopsis}\n")
+    prototypes = f"{synopsis(header_page)}\n{synopsis(fleet_page)}"
+    source.write_text(f"#include <telemetry.h>\n{prototypes}\n")
     include = installed.root / "include"
     kit.run("gcc", "-std=c11", "-Wall", "-Werror", "-fsyntax-only", f"-I{include}", source)
 
 
-def test_every_status_level_and_counter(installed: kit.Tree, header_page: str) -> None:
+def test_the_example_of_fleets(installed: kit.Tree, tmp_path: Path) -> None:
+    """It compiles as it stands there."""
+    page = installed.root / "share" / "man" / PAGES[2]
+    source = tmp_path / "example.c"
+    text = page.read_text().split(".SH EXAMPLES\n.nf\n")[1].split("\n.fi")[0]
+    source.write_text(text.replace("\\e", "\\") + "\n")
+    include = installed.root / "include"
+    kit.run("gcc", "-std=c11", *kit.STRICT, "-fsyntax-only", f"-I{include}", source)
+
+
+def test_every_status_level_and_counter(
+    installed: kit.Tree, header_page: str, fleet_page: str
+) -> None:
     header = (installed.root / "include" / "telemetry.h").read_text()
     numbers = re.findall(r"^#define (TELEMETRY_\w+) (\d+)$", header, re.MULTILINE)
     numbers += re.findall(r"^ +(TELEMETRY_\w+) = (\d+),$", header, re.MULTILINE)
-    assert len(numbers) >= 12
+    assert len(numbers) >= 20
     for name, number in numbers:
-        assert f"{name} ({number})" in header_page
+        of_fleets = name.startswith(("TELEMETRY_ITEM_", "TELEMETRY_WORKER_"))
+        assert f"{name} ({number})" in (fleet_page if of_fleets else header_page), name
     counters = re.findall(r"^  uint64_t (\w+);$", header, re.MULTILINE)
     assert len(counters) >= 28
     described = header_page.split(" COUNTERS ")[1].split(" ENVIRONMENT ")[0]
@@ -129,6 +155,22 @@ def test_every_key_with_its_default(header_page: str) -> None:
     assert [name for name, _ in known] == [name for name, _ in keys]
     for (name, default), (_, said) in zip(known, keys):
         assert default == (said.strip("`") if said.startswith("`") else ""), name
+
+
+def test_every_setting_of_a_fleet(fleet_page: str) -> None:
+    """Those of the table in docs/fleet.md, which is generated from the library's own."""
+    text = (kit.REPO / "docs" / "fleet.md").read_text()
+    table = text.split("<!-- settings -->")[1].split("<!-- end of settings -->")[0]
+    row = r"^\| `(\w+)` \| `(.*?)` \| (.*?) \| (yes)? ?\| (.*) \|$"
+    keys = re.findall(row, table, re.MULTILINE)
+    assert len(keys) == table.count("\n| `") >= 30
+    described = fleet_page.split(" CONFIGURATION ")[1].split(" ENVIRONMENT ")[0]
+    for name, default, allowed, group, meaning in keys:
+        star = "*" if group else ""
+        meaning = (meaning[0].upper() + meaning[1:]).replace("`", "")
+        said = f" {name}{star} (default: {default}) {meaning}. "
+        assert said + f"Allowed: {allowed}." in described, name
+    assert described.count(" (default: ") == len(keys)
 
 
 def test_every_variable_that_is_read(header_page: str) -> None:
