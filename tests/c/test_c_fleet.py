@@ -45,16 +45,15 @@ class Fleet(Server):
         found: dict[str, Any] = self.get("/status")
         return found
 
-    def workers(self) -> dict[int, int]:
-        """Process and incarnation of those that work."""
-        all_of_them = self.status()["workers"]
-        return {w["pid"]: w["incarnation"] for w in all_of_them if w["state"] in ("ready", "busy")}
+    def workers(self) -> set[int]:
+        """Processes that work."""
+        return {w["pid"] for w in self.status()["workers"] if w["state"] in ("ready", "busy")}
 
     def wait_for_workers(self, without: set[int]) -> set[int]:
         """Until all are there again, and none of those: who they are."""
 
         def new() -> set[int]:
-            pids = set(self.workers())
+            pids = self.workers()
             return pids if len(pids) == WORKERS and not pids & without else set()
 
         found: set[int] = self.wait_for(f"workers other than {without}", new)
@@ -100,7 +99,7 @@ def test_jobs_deaths_and_the_end(fleet: Fleet, collector: Collector) -> None:
     assert fleet.status()["restarts"]["by_cause"] == {"signal": 1, "item_deadline": 1}
 
     fleet.process.send_signal(signal.SIGHUP)
-    fleet.wait_for_workers(without=third)
+    fleet.wait_for("the first new one", lambda: not third <= fleet.workers())
     fleet.job("last")
     fleet.wait_for("it", lambda: fleet.status()["totals"]["done"] == 19)
     assert fleet.stop(signal.SIGTERM) == 0, fleet.output()

@@ -53,7 +53,7 @@ static int work(telemetry_worker_t *worker, void *user) {
     job[size] = '\0';
     job[strcspn(job, "\n")] = '\0';
 
-    uint64_t item = telemetry_worker_item_begin(worker, job, 1000); /* longer than 1 s is too long for it */
+    uint64_t item = telemetry_worker_item_begin(worker, job, 500); /* half a second is enough for any */
     int done = carry_out(job);
     telemetry_worker_item_end(worker, item, done ? TELEMETRY_ITEM_DONE : TELEMETRY_ITEM_FAILED);
 
