@@ -69,7 +69,9 @@ def collector(tmp_path: Path) -> Iterator[Collector]:
 @pytest.fixture
 def fleet(program: Path, collector: Collector, tmp_path: Path) -> Iterator[Fleet]:
     port = free_port()
-    more = {f"TELEMETRY_FLEET_{key}": "50" for key in ("DUMP_MS", "KILL_MS", "BACKOFF_CAP_MS")}
+    # KILL_MS leaves a worker that is replaced time to deliver.
+    times = {"DUMP_MS": "50", "KILL_MS": "1000", "BACKOFF_CAP_MS": "50"}
+    more = {f"TELEMETRY_FLEET_{key}": value for key, value in times.items()}
     env = environment(collector.url, TELEMETRY_RUNTIME_DIR=str(tmp_path / "run"), **more)
     running = Fleet([str(program), str(port), str(WORKERS)], port, tmp_path / "fleet.log", env)
     with running:
@@ -102,6 +104,7 @@ def test_jobs_deaths_and_the_end(fleet: Fleet, collector: Collector) -> None:
     fleet.wait_for("the first new one", lambda: not third <= fleet.workers())
     fleet.job("last")
     fleet.wait_for("it", lambda: fleet.status()["totals"]["done"] == 19)
+    collector.wait_unique(21)
     assert fleet.stop(signal.SIGTERM) == 0, fleet.output()
     events = [event for event in collector.events() if event["event"] == "job"]
     assert sorted(event["done"] for event in events) == [False] * 2 + [True] * 19
