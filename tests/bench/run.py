@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import fleet
 import formats
 import machine
 import spool
@@ -22,7 +23,7 @@ from machine import HERE, OUT, ROOT, collector, run
 from table import Row, markdown
 
 # How long a run of scale 1 takes on two quiet cores.
-FULL_SECONDS = 180
+FULL_SECONDS = 270
 GZIP = "default settings, gzip"
 
 
@@ -505,6 +506,9 @@ class Bench:
         if self.peers:
             formats.adapters(self)
 
+    def fleet(self):
+        fleet.measure(self)
+
     def size(self):
         with tempfile.TemporaryDirectory() as scratch:
             stripped = Path(scratch) / "library"
@@ -549,6 +553,7 @@ def main():
         bench.spool,
         bench.formats,
         bench.adapters,
+        bench.fleet,
         bench.size,
     ):
         begun = time.monotonic()
