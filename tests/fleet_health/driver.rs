@@ -29,6 +29,8 @@ pub struct Seen {
     pub listens: bool,
     /// Answers that were made.
     pub pages: u64,
+    /// The loop has ended.
+    pub ended: bool,
 }
 
 struct Shared {
@@ -98,8 +100,9 @@ impl Driver {
     /// Waits until the loop is as wanted.
     pub fn until(&self, what: &str, good: impl Fn(&Seen) -> bool) -> Seen {
         let seen = self.shared.seen.lock().unwrap();
-        let (seen, late) = self.shared.changed.wait_timeout_while(seen, DEADLINE, |s| !good(s)).unwrap();
-        assert!(!late.timed_out(), "{what}: {seen:?}");
+        let (seen, late) =
+            self.shared.changed.wait_timeout_while(seen, DEADLINE, |s| !good(s) && !s.ended).unwrap();
+        assert!(!late.timed_out() && good(&seen), "{what}: {seen:?}");
         *seen
     }
 
@@ -120,12 +123,28 @@ impl Drop for Driver {
     fn drop(&mut self) {
         *self.shared.stop.lock().unwrap() = true;
         let _ = (&self.kick).write_all(b"s");
-        let ended = self.thread.take().unwrap().join();
-        assert!(std::thread::panicking() || ended.is_ok(), "the loop panicked");
+        if !std::thread::panicking() {
+            // It ends also by a panic of its own, which is told here; but it must not hang.
+            self.until("the end of the loop", |s| s.ended);
+            assert!(self.thread.take().unwrap().join().is_ok(), "the loop panicked");
+        }
+    }
+}
+
+/// Tells that the loop has ended, however that came.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut seen) = self.0.seen.lock() {
+            seen.ended = true;
+        }
+        self.0.changed.notify_all();
     }
 }
 
 fn serve(mut server: Server, shared: &Shared, kicked: &UnixStream) {
+    let _ended = Ended(shared);
     let began = Instant::now();
     let now = || shared.time.lock().unwrap().unwrap_or_else(|| began.elapsed().as_millis() as Ms + 1);
     let epoll = Epoll::new();

@@ -1,5 +1,6 @@
 //! Clients that mean no good, or know no better; and a system that has nothing left to give.
 
+use crate::alone::alone;
 use crate::client::{connect, reply};
 use crate::document;
 use crate::driver::{DEADLINE, Driver};
@@ -203,23 +204,9 @@ fn a_probe_is_answered_whatever_thirty_others_do() {
     assert_eq!(descriptors(d.port), 1, "the listener and nothing that was left over");
 }
 
-/// Runs `test` in a process of its own: it changes what all threads share.
-fn alone(name: &str, test: fn()) {
-    const MARK: &str = "FLEET_HEALTH_ALONE";
-    if std::env::var(MARK).is_ok_and(|v| v == name) {
-        return test();
-    }
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    let child = child.args(["--exact", &format!("hostile::{name}"), "--nocapture"]).env(MARK, name);
-    let done = child.output().unwrap();
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{:?}: {said} {}", done.status, String::from_utf8_lossy(&done.stderr));
-    assert!(said.contains("1 passed"), "{said}");
-}
-
 #[test]
 fn a_client_that_is_gone_raises_no_signal() {
-    alone("a_client_that_is_gone_raises_no_signal", || {
+    alone("hostile::a_client_that_is_gone_raises_no_signal", || {
         // As in a host that has left SIGPIPE as it was.
         // SAFETY: a disposition, nothing is run.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
@@ -243,7 +230,7 @@ fn a_client_that_is_gone_raises_no_signal() {
 
 #[test]
 fn without_descriptors_it_waits_instead_of_spinning() {
-    alone("without_descriptors_it_waits_instead_of_spinning", || {
+    alone("hostile::without_descriptors_it_waits_instead_of_spinning", || {
         let listener = Listener::bind("127.0.0.1:0").unwrap();
         let mut client = connect(listener.port());
         client.write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap();

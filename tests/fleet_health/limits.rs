@@ -1,9 +1,11 @@
 //! Deadlines and places, by a clock that the test moves.
 
+use crate::alone::alone;
 use crate::client::{connect, get, reply};
 use crate::driver::{DEADLINE, Driver};
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use telemetry::fleet::health::{Answer, Listener, Server};
 
 const PLACES: usize = 16;
@@ -26,6 +28,18 @@ fn crowd(d: &Driver, n: usize, request: &str) -> Vec<TcpStream> {
         stream
     };
     (0..n).map(connect_one).collect()
+}
+
+/// A server that the test turns itself, and how to ask it.
+fn by_hand() -> (Server, impl Fn(&str) -> TcpStream) {
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let port = listener.port();
+    let asking = move |request: &str| {
+        let mut stream = connect(port);
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    (Server::new(Some(listener)), asking)
 }
 
 /// More than the system takes at once.
@@ -196,6 +210,18 @@ fn when_all_are_being_answered_the_next_one_is_told_so() {
     assert_eq!(get(d.port, "/livez").body, "short");
 }
 
+#[test]
+fn who_is_turned_away_in_the_middle_of_a_request_can_read_why() {
+    let (mut server, asking) = by_hand();
+    let _crowd: Vec<_> = (0..PLACES).map(|_| asking("GET /status HTTP/1.1\r\n\r\n")).collect();
+    server.turn(1000, &mut |_, _| huge());
+    assert_eq!(server.connections(), PLACES);
+    let mut next = asking("GET /livez HTTP/1.1\r\nHost: x");
+    server.turn(1001, &mut |_, _| huge());
+    assert_eq!(reply(&mut next, false).status, 503);
+    assert_eq!(server.connections(), PLACES);
+}
+
 fn ask_or_busy(port: u16) -> u16 {
     let mut stream = connect(port);
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -206,21 +232,22 @@ fn ask_or_busy(port: u16) -> u16 {
 
 #[test]
 fn one_that_has_had_its_answer_goes_first() {
-    let d = Driver::tcp();
-    let mut crowd = crowd(&d, PLACES - 1, "GET /live");
-    let mut done = connect(d.port);
-    done.write_all(b"POST /livez HTTP/1.1\r\nContent-Length: 9\r\n\r\n").unwrap();
+    let (mut server, asking) = by_hand();
+    let mut page = |_, _| Answer::new(200, "text/plain", "well");
+    let mut crowd: Vec<_> = (1..PLACES).map(|_| asking("GET /live")).collect();
+    let mut done = asking("POST /livez HTTP/1.1\r\nContent-Length: 9\r\n\r\n");
+    server.turn(1000, &mut page);
     assert_eq!(reply(&mut done, false).status, 405);
-    d.until("all places taken", |s| s.open == PLACES);
+    assert_eq!(server.connections(), PLACES);
     // No time has to go by, and nobody else is disturbed.
-    let mut next = connect(d.port);
-    d.until("a turn that let it in", |s| s.open == PLACES && !s.listens);
-    for stream in &mut crowd {
+    let mut next = asking("GET /live");
+    server.turn(1000, &mut page);
+    assert_eq!(server.connections(), PLACES);
+    for stream in [&mut next].into_iter().chain(&mut crowd) {
         stream.write_all(b"z HTTP/1.1\r\n\r\n").unwrap();
+        server.turn(1000, &mut page);
         assert_eq!(reply(stream, false).status, 200);
     }
-    next.write_all(b"GET /readyz HTTP/1.1\r\n\r\n").unwrap();
-    assert_eq!(reply(&mut next, false).status, 200);
 }
 
 #[test]
@@ -237,4 +264,39 @@ fn a_page_is_made_once_for_all_who_ask_in_one_turn() {
     // The first one may have been alone in its turn.
     let seen = d.until("all of them closed", |s| s.open == 0);
     assert!((1..=2).contains(&seen.pages), "{seen:?}");
+}
+
+#[test]
+fn a_descriptors_number_is_not_given_on_within_a_turn() {
+    // Alone: elsewhere the number might be taken by another test.
+    alone("limits::a_descriptors_number_is_not_given_on_within_a_turn", || {
+        let listener = Listener::bind("127.0.0.1:0").unwrap();
+        let port = listener.port();
+        let mut server = Server::new(Some(listener));
+        let mut page = |_, _| Answer::new(200, "text/plain", "well");
+        let mut turn = |server: &mut Server| {
+            server.turn(1000, &mut page);
+            let mut named = Vec::new();
+            server.fds(&mut |fd, _| named.push(fd.as_raw_fd()));
+            named
+        };
+        // One connection ends, by an answer or by going away, in the turn in which the next one is accepted. The clients
+        // stay, so that the number of the one that ends is the lowest that could be given.
+        let mut clients = vec![connect(port)];
+        let mut before = turn(&mut server);
+        for i in 0..20 {
+            assert_eq!(before.len(), 2, "the listener and a connection");
+            clients.push(connect(port));
+            match i % 2 {
+                0 => clients[i].write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap(),
+                _ => clients[i].shutdown(Shutdown::Both).unwrap(),
+            }
+            let after = turn(&mut server);
+            assert_ne!(
+                before[1], after[1],
+                "a loop that compares numbers would take the new one for the old one"
+            );
+            before = after;
+        }
+    });
 }

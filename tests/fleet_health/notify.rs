@@ -1,5 +1,6 @@
 //! What the service manager hears.
 
+use crate::driver::DEADLINE;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use telemetry::fleet::health::Notify;
@@ -53,7 +54,12 @@ fn a_path_is_an_address_too() {
 #[test]
 fn a_manager_that_does_not_read_or_is_gone_holds_nobody_up() {
     let (socket, notify) = manager("deaf");
-    let sent = (0..100_000).take_while(|_| notify.watchdog()).count();
+    let (done, sent) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let sent = (0..100_000).take_while(|_| notify.watchdog()).count();
+        done.send((sent, notify)).unwrap();
+    });
+    let (sent, notify) = sent.recv_timeout(DEADLINE).expect("it waits for the manager");
     assert!((1..100_000).contains(&sent), "its queue has an end, and then nothing waits: {sent}");
     assert_eq!(heard(&socket), "WATCHDOG=1");
     assert!(notify.watchdog(), "room again");

@@ -137,6 +137,16 @@ fn what_follows_a_request_is_ignored_and_resets_nothing() {
 }
 
 #[test]
+fn a_head_of_four_kilobytes_is_the_longest() {
+    let d = Driver::tcp();
+    let of = |length: usize| {
+        let line = "GET /livez HTTP/1.1\r\nA: ";
+        format!("{line}{}\r\n\r\n", "a".repeat(length - line.len() - 4))
+    };
+    assert_eq!((ask(d.port, of(4096)).status, ask(d.port, of(4097)).status), (200, 431));
+}
+
+#[test]
 fn the_page_is_whole_and_safe() {
     let d = Driver::tcp();
     let page = get(d.port, "/");

@@ -119,10 +119,8 @@ impl Connection {
         self.write(now) && self.drain(now)
     }
 
-    /// Says that there is no room, as far as that goes without waiting. To be dropped then.
+    /// Says that there is no room, as far as that goes without waiting, to one that was read from. To be dropped then.
     pub fn turn_away(&mut self) {
-        // A client whose request lies unread would see a reset instead of the answer.
-        let _ = (&self.socket).read(&mut [0; HEAD_MAX]);
         let answer = Answer::refusal(503, "there are too many connections");
         let _ = self.socket.send_with_flags(Wire::of(&answer).part(false), SEND_FLAGS);
         let _ = self.socket.shutdown(Shutdown::Write);
