@@ -13,13 +13,13 @@ use telemetry::fleet::policy::table::{TABLE, Why};
 /// From left to right, with what they are.
 const COLUMNS: [(SlotState, &str, &str); 9] = [
     (Empty, "nobody's", "idle"),
-    (Backoff, "waits", "down"),
-    (CrashLooping, "waits, loops", "bad"),
     (Starting, "child, not ready", "up"),
     (Ready, "child works", "good"),
     (Stale, "child hangs", "down"),
     (Stopping, "child told to end", "up"),
     (Abandoned, "killed, not dead", "bad"),
+    (Backoff, "waits", "down"),
+    (CrashLooping, "waits, loops", "bad"),
     (Failed, "not tried again", "bad"),
 ];
 
@@ -27,7 +27,7 @@ const LEFT: usize = 40;
 const COLUMN: usize = 112;
 const HEAD: usize = 76;
 const ROW: usize = 24;
-const LABELS: usize = 270;
+const LABELS: usize = 280;
 
 const STYLE: &str = "\
 text{font:13px system-ui,sans-serif;fill:#1f2328}.name{font-weight:600;text-anchor:middle}\
@@ -52,7 +52,8 @@ fn rows() -> Vec<(SlotState, Why, BTreeSet<SlotState>)> {
             None => rows.push((*to, *why, BTreeSet::from([*from]))),
         }
     }
-    rows.sort_by_key(|(to, why, _)| (x(*to), *why));
+    // A life from its beginning: what leads back to nobody's is last.
+    rows.sort_by_key(|(to, why, _)| (*to == Empty, x(*to), *why));
     rows
 }
 

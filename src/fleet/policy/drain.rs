@@ -36,7 +36,6 @@ impl State {
         self.drain = Some(Drain { deadline, code, killed: false });
         self.enter(Phase::Draining);
         for i in 0..self.slots.len() {
-            self.slots[i].replaces = None;
             self.stop_by(i, deadline);
         }
     }

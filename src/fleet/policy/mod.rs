@@ -286,8 +286,9 @@ pub enum Action {
     },
     /// Tell all workers to take no new work, or to take it again.
     Pause(bool),
-    /// The slot's state changed, or a healthy life ended its row of crashes: publish it, and say one line. At most one a
-    /// slot and step, before a `Fork`; the state is what [`State::slot`] says after the step.
+    /// What [`State::slot`] says of the slot is another than before the step: publish it, and say one line if its state
+    /// is. At most one a slot and step, before a `Fork`. (A birth changes `restarts` and `fork_errno`; who reports
+    /// [`Event::Forked`] has to publish the child anyway.)
     Changed {
         /// Which.
         slot: usize,

@@ -124,6 +124,7 @@ impl State {
     pub(super) fn inherit(&mut self, old: usize, heir: usize) {
         self.slots[heir].replaces = None;
         self.slots[heir].row = std::mem::take(&mut self.slots[old].row);
+        self.changed(heir);
         self.leave(old, Why::TakenOver);
     }
 
@@ -134,8 +135,11 @@ impl State {
             self.groups[group].roll_afresh();
             self.try_failed(group);
         }
-        for slot in self.slots.iter_mut().filter(|slot| slot.waits()) {
-            slot.not_before = self.now;
+        for i in 0..self.slots.len() {
+            if self.slots[i].waits() {
+                self.slots[i].not_before = self.now;
+                self.changed(i);
+            }
         }
     }
 }

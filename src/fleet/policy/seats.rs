@@ -53,6 +53,8 @@ impl State {
                 heir.waits_since = self.now;
                 (heir.rolling, heir.roll) = (rolling, roll);
             }
+            self.changed(i);
+            self.changed(to);
         }
     }
 
@@ -77,7 +79,9 @@ impl State {
         if let Some(heir) = self.replacement_of(i) {
             self.give_up(heir, cause, until, why);
         }
-        self.slots[i].replaces = None;
+        if self.slots[i].replaces.take().is_some() && self.slots[i].state != SlotState::Empty {
+            self.changed(i);
+        }
         if self.slots[i].live() {
             let until = until.unwrap_or_else(|| self.now.saturating_add(self.kill_ms(i)));
             self.retire(i, cause, until, why);
@@ -165,7 +169,6 @@ impl State {
         for i in 0..self.slots.len() {
             let slot = &mut self.slots[i];
             if slot.state == SlotState::Failed && slot.group == Some(group) {
-                slot.row.reset();
                 slot.not_before = self.now;
                 slot.waits_since = self.now;
                 self.go(i, SlotState::Backoff, Why::Asked);

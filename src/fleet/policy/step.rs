@@ -14,7 +14,10 @@ impl State {
         self.steps += 1;
         std::mem::swap(&mut self.out, out);
         self.happened(event);
-        self.settle();
+        // What the board says is judged with the rest, by the `Passed` that follows.
+        if !matches!(event, Event::Seen { .. }) {
+            self.settle();
+        }
         std::mem::swap(&mut self.out, out);
     }
 
@@ -65,7 +68,7 @@ impl State {
         slot.fork_errno = 0;
         slot.restarts += u32::from(slot.born);
         slot.born = true;
-        if slot.child.killed || self.phase == Phase::Stopped {
+        if slot.child.killed {
             self.out.push(Action::Kill { slot: i });
         } else if slot.child.terminated {
             self.out.push(Action::Terminate { slot: i });
@@ -97,13 +100,18 @@ impl State {
     fn ready(&mut self, i: usize) {
         self.forked(i);
         let slot = &mut self.slots[i];
-        if slot.state != SlotState::Starting {
-            return;
-        }
+        // Saying so is a sign of life, too.
+        let why = match slot.state {
+            SlotState::Starting => Why::Ready,
+            SlotState::Stale if !slot.child.terminated && slot.child.ready_at.is_none() => Why::Alive,
+            _ => return,
+        };
         slot.child.ready_at = Some(self.now);
         slot.child.start_due = None;
+        slot.child.stopping = None;
+        slot.child.term_at = None;
         slot.child.seen_at = self.now;
-        self.go(i, SlotState::Ready, Why::Ready);
+        self.go(i, SlotState::Ready, why);
         self.take_place(i);
     }
 

@@ -90,7 +90,7 @@ impl Child {
     /// Whether the life that ended now was one.
     pub(super) fn was_healthy(&self, limits: &Limits, now: Ms) -> bool {
         let until = match self.stopping {
-            Some(Cause::Stale) => self.alive_at(),
+            Some(Cause::Stale) => self.seen.beat_ms.max(self.ready_at),
             Some(Cause::ItemDeadline) => self.seen.item_started_ms,
             _ => Some(now),
         };

@@ -85,10 +85,29 @@ fn a_worker_that_starts_has_its_start_deadline_and_no_other() {
 }
 
 #[test]
+fn becoming_ready_is_a_sign_of_life() {
+    let slow = Plan { ready: Some(32_500), hang: Some((1_000, 33_000)), ..Plan::default() };
+    let limits = Limits { start_deadline_ms: 0, ..Limits::default() };
+    let mut w = World::of(1, limits).planned(move |_, _| slow.clone()).started(32_400);
+    assert_eq!(w.slot(0).state, SlotState::Stale);
+    w.run(100_000);
+    assert_eq!((w.slot(0).state, w.slot(0).incarnation), (SlotState::Ready, 1));
+}
+
+#[test]
 fn ready_and_then_hanging_is_no_healthy_life() {
     let w = World::of(1, Limits::default());
     let w = w.planned(|_, _| Plan { hang: Some((100, Ms::MAX)), ..Plan::default() }).started(400_000);
     assert!(w.ended(Cause::Stale) > 8 && w.slot(0).looping, "{:?}", w.slot(0));
+}
+
+#[test]
+fn an_item_that_hangs_in_every_life_is_a_loop() {
+    let item = Some((1_000, Ms::MAX, Some(20_000)));
+    let w = World::of(1, Limits::default())
+        .planned(move |_, _| Plan { item, ..Plan::default() })
+        .started(200_000);
+    assert!(w.ended(Cause::ItemDeadline) > 6 && w.slot(0).looping, "{:?}", w.slot(0));
 }
 
 #[test]
@@ -145,8 +164,25 @@ fn a_supervisor_that_was_late_gives_everyone_more_time() {
             assert_eq!(w.states()[..2], [SlotState::Ready, SlotState::Ready]);
             // What was overdue before, or is again, is judged by its own time and what was added.
             assert_eq!(w.times(Action::Dump { slot: 2 }), [135_000]);
+            // That is no gift to a later item.
+            w.replan(0, |plan| plan.item = Some((152_000, Ms::MAX, Some(3_000))));
+            w.run(20_000);
+            assert_eq!(w.times(Action::Dump { slot: 0 }), [155_000]);
         }
     }
+}
+
+#[test]
+fn being_late_twice_is_more_time_twice() {
+    let w = World::of(1, Limits::default());
+    let mut w = w
+        .planned(|_, _| Plan { item: Some((25_000, Ms::MAX, Some(10_000))), ..Plan::default() })
+        .started(30_000);
+    w.sleep(20_000, true);
+    w.run(1_000);
+    w.sleep(20_000, true);
+    w.run(10_000);
+    assert_eq!(w.times(Action::Dump { slot: 0 }), [75_000]);
 }
 
 #[test]

@@ -186,10 +186,10 @@ fn well_again(w: &mut World) {
         w.tell(Event::Resize { group, want });
     }
     w.tell(Event::Pause(false));
-    w.run(300_000);
+    w.run(90_000);
     // While some are recycled not all are there at once, so it is each group's best moment that counts.
     let mut best = vec![0; w.state.groups()];
-    for _ in 0..100 {
+    for _ in 0..40 {
         w.run(500);
         for (group, best) in best.iter_mut().enumerate() {
             *best = w.state.group(group).unwrap().ready.max(*best);

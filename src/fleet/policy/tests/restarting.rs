@@ -31,6 +31,26 @@ fn the_first_restart_after_a_healthy_life_is_at_once() {
 }
 
 #[test]
+fn a_healthy_life_ends_a_row_also_if_nobody_looked_before_its_end() {
+    let mut w = World::of(1, Limits::default()).planned(first_lives(3, Plan::crashing(1))).started(5_000);
+    assert_eq!((w.slot(0).state, w.slot(0).crashes_in_row), (SlotState::Ready, 3));
+    let ready = w.slot(0).ready_at.unwrap();
+    w.run(ready + 10_000 - w.now);
+    assert_eq!(w.slot(0).crashes_in_row, 3);
+    w.dies(0, signalled(11));
+    assert_eq!((w.slot(0).crashes_in_row, w.slot(0).state), (1, SlotState::Starting));
+}
+
+#[test]
+fn the_time_that_the_fleet_waits_is_not_in_the_window() {
+    let limits = Limits { backoff_base_ms: 30_000, crash_window_ms: 1_000, ..Limits::default() };
+    let w = World::of(1, limits).planned(|_, _| Plan::crashing(10)).started(300_000);
+    let forks = w.forks_of(0);
+    assert!(forks[4] - forks[0] > 10_000, "{forks:?}");
+    assert!(w.slot(0).looping);
+}
+
+#[test]
 fn a_life_a_moment_too_short_is_not_healthy() {
     let mut later = 0;
     for seed in 0..20 {
@@ -159,6 +179,17 @@ fn a_permanent_exit_code_is_not_tried_again_until_asked() {
         assert_eq!(w.slot(0).state, SlotState::Ready);
         assert!(w.state.health(w.now).ready);
     }
+    // One that looped before it failed loops still: being asked for makes nobody healthy.
+    let mut w = World::of(1, Limits::default()).planned(|_, life| match life {
+        1..6 => Plan::crashing(1),
+        6 => Plan { death: Some((5, exited(78))), ready: None, ..Plan::default() },
+        _ => Plan::default(),
+    });
+    w = w.started(20_000);
+    assert_eq!(w.slot(0).state, SlotState::Failed);
+    w.tell(Event::Reload);
+    w.run(1_000);
+    assert!(w.slot(0).state == SlotState::Ready && w.slot(0).looping);
     let all = World::of(2, Limits::default()).planned(|_, _| Plan {
         death: Some((5, exited(78))),
         ready: None,
@@ -240,6 +271,14 @@ fn a_first_fork_that_fails_ends_the_fleet() {
     let w = w.started(10);
     assert_eq!((w.code, w.state.phase()), (Some(exit::FORK), Phase::Stopped));
     assert_eq!(w.reasons()[0], "fork_failed:EAGAIN");
+    // One that comes to be after that is not left behind.
+    let answers = |slot| (20 * slot as Ms, (slot == 0).then_some(libc::ENOMEM));
+    let mut w = World::of(2, Limits::default())
+        .planned(move |slot, _| Plan { forked: answers(slot), ..Plan::default() });
+    w = w.started(10);
+    assert_eq!(w.code, Some(exit::FORK));
+    w.sleep(10, false);
+    assert_eq!(w.times(Action::Kill { slot: 1 }), [0, 20]);
 }
 
 #[test]
