@@ -45,7 +45,7 @@ test-all-python:
 	$(VENV)/bin/python -m pytest tests
 
 chaos: build setup ## the long form of the kill tests
-	CHAOS=1 $(VENV)/bin/python -m pytest tests/chaos
+	CHAOS=1 $(VENV)/bin/python -m pytest tests/chaos tests/fleet
 
 bench: build setup accelerator ## the budgets, measured here (SECONDS=n for a shorter run)
 	tests/bench/run.sh $(if $(SECONDS),--seconds $(SECONDS))
@@ -71,8 +71,8 @@ $(ACCEL): python/libtelemetry/_accel.c
 	    -D_FORTIFY_SOURCE=2 -isystem "$$include" $(CFLAGS) -shared -Wl,-z,relro,-z,now,-z,noexecstack \
 	    -Wl,--as-needed $(LDFLAGS) -o $@ $<
 
-generate: ## write the header and the README's table of keys anew
-	UPDATE=1 $(CARGO) test --test generated
+generate: ## write the header, the tables of keys and the fleet's diagram anew
+	UPDATE=1 $(CARGO) test --test generated --test fleet_policy
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib

@@ -3,7 +3,8 @@
 //! The contract is `include/telemetry.h`. One event's way through the house:
 //! `ffi` → [`client`] → [`queue`] (appended) ... [`delivery`] (read behind, batched) → [`format`] (body) →
 //! [`sink`] (socket) → [`format`] (verdict) → [`queue`] (settled). [`fork`] keeps all of it safe in children,
-//! [`platform`] is what the operating system gives.
+//! [`platform`] is what the operating system gives. Beside it stands `fleet`, a supervisor of worker processes; what
+//! workers and clients let others see of them lies on a [`board`].
 //!
 //! The interface is the C one, of the shared and the static library. As a Rust crate it is there for the command and the
 //! tests: it sets the global allocator (see [`platform::island`]).

@@ -1,5 +1,6 @@
-//! What is generated is fresh: `include/telemetry.h` is what `src/ffi` says, and README.md's table of keys is
-//! what `src/client/config/keys.rs` says. With `UPDATE=1` (`make generate`) both are written anew.
+//! What is generated is fresh: `include/telemetry.h` is what `src/ffi` says, README.md's table of keys what
+//! `src/client/config/keys.rs` says, and that of docs/fleet.md what `src/fleet/settings.rs` says. With `UPDATE=1` (`make
+//! generate`) all are written anew.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -25,15 +26,25 @@ fn the_header() {
     check(&path, &committed, &String::from_utf8(fresh).unwrap());
 }
 
-#[test]
-fn the_table_of_keys() {
-    let path = format!("{ROOT}/README.md");
+/// The part of a page between its two marks.
+fn check_part(page: &str, begin: &str, end: &str, table: &str) {
+    let path = format!("{ROOT}/{page}");
     let committed = fs::read_to_string(&path).unwrap();
-    let (begin, end) = ("<!-- keys: generated -->\n", "<!-- end of keys -->");
     let (before, rest) = committed.split_once(begin).unwrap();
     let (_, after) = rest.split_once(end).unwrap();
-    let table = telemetry::client::config::keys_markdown();
     check(&path, &committed, &format!("{before}{begin}\n{}\n\n{end}{after}", table.trim()));
+}
+
+#[test]
+fn the_table_of_keys() {
+    let table = telemetry::client::config::keys_markdown();
+    check_part("README.md", "<!-- keys: generated -->\n", "<!-- end of keys -->", &table);
+}
+
+#[test]
+fn the_table_of_a_fleets_settings() {
+    let table = telemetry::fleet::settings::markdown();
+    check_part("docs/fleet.md", "<!-- settings -->\n", "<!-- end of settings -->", &table);
 }
 
 /// Cargo.toml states the version; what is not generated from it says the same.
