@@ -35,5 +35,6 @@ pub mod sockets;
 #[cfg(target_os = "linux")]
 pub mod spawn;
 pub mod sync;
+pub mod terminal;
 pub mod thread;
 pub mod tidlock;

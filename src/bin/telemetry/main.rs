@@ -9,6 +9,7 @@ mod collect;
 #[cfg(target_os = "linux")]
 mod fleet;
 mod spool;
+mod status;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ enum Command {
     /// Run a program in several worker processes: start, watch, restart and stop them.
     #[cfg(target_os = "linux")]
     Fleet(fleet::Args),
+    /// Show every fleet, and every family of processes with one destination, that runs on this machine.
+    Status(status::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Spool(args) => spool::run(args),
         #[cfg(target_os = "linux")]
         Command::Fleet(args) => return fleet::run(args),
+        Command::Status(args) => status::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
