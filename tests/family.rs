@@ -443,10 +443,7 @@ fn a_full_board_turns_away_and_counts_until_somebody_ends() {
     let (taken, newer) = family.claim(&member(me)).unwrap();
     assert_eq!(taken, index);
     assert!(!family.write(index, token, &figures(6, false), || true), "it is somebody else's now");
-    assert!(
-        family.write(index, newer, &figures(7, false), || false) == false,
-        "a child came back into the call"
-    );
+    assert!(!family.write(index, newer, &figures(7, false), || false), "a child came back into the call");
     assert_eq!(family.views(&me)[index].counters[0], 0);
     fs::remove_file(family.path()).unwrap();
 }
