@@ -405,6 +405,47 @@ fn a_board_that_is_none_is_left_alone_and_hurts_nobody() {
     probe.free();
 }
 
+#[test]
+fn many_that_come_at_once_meet_on_one_board() {
+    let _turn = alone();
+    for round in 0..20 {
+        let client = client(&format!("meet{round}"));
+        let start = Instant::now() + Duration::from_millis(5);
+        let (mut done, say) = std::io::pipe().unwrap();
+        let children: Vec<i32> = (0..4)
+            .map(|_| {
+                // SAFETY: the child ends without returning.
+                let pid = unsafe { libc::fork() };
+                if pid == 0 {
+                    while Instant::now() < start {
+                        std::hint::spin_loop();
+                    }
+                    client.family();
+                    let _ = (&say).write_all(&[1]);
+                    loop {
+                        // SAFETY: waits to be killed, but not for ever.
+                        unsafe {
+                            libc::alarm(20);
+                            libc::pause();
+                        }
+                    }
+                }
+                pid
+            })
+            .collect();
+        done.read_exact(&mut [0; 4]).unwrap();
+        let seen = family(&client).len();
+        for pid in children {
+            // SAFETY: a child of this process.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            // SAFETY: as above.
+            unsafe { libc::waitpid(pid, &mut 0, 0) };
+        }
+        client.clone().free();
+        assert_eq!(seen, 5, "round {round}");
+    }
+}
+
 // ---- the board itself ----
 
 fn board(test: &str) -> Family {

@@ -41,6 +41,8 @@ const LONGEST: usize = 16 << 20;
 const _: () = assert!(ROWS * ROW_LEN + HEADER_LEN < LONGEST);
 /// Boards that are looked at when one is made, whether anybody needs them.
 const TIDIED: usize = 64;
+/// How often a claim goes on when others are faster.
+const TRIES: usize = 64;
 /// How long a board may take to be made.
 const MAKING: Duration = Duration::from_secs(60);
 
@@ -185,12 +187,16 @@ impl Family {
         let claim = |row: &Row, then: u64| {
             row.owner.compare_exchange(then, token, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        for _ in 0..3 {
+        for _ in 0..TRIES {
             let free = (0..self.rows).find(|i| self.row(*i).is_some_and(|row| claim(row, 0)));
-            let found = free.or_else(|| {
-                let (index, then) = self.least_needed(&member.who)?;
-                self.row(index).filter(|row| claim(row, then)).map(|_| index)
-            });
+            let found = match free {
+                Some(index) => Some(index),
+                None => {
+                    let Some((index, then)) = self.least_needed(&member.who) else { break };
+                    // Else another one was faster, and there may be a next.
+                    self.row(index).filter(|row| claim(row, then)).map(|_| index)
+                }
+            };
             let row = found.and_then(|index| Some((index, self.row(index)?)));
             if let Some((index, row)) = row {
                 begin(row, token, member);
@@ -256,9 +262,19 @@ impl Family {
     /// Take the board away if nobody is left and all ended in order. Whoever came in the same instant notices that it has
     /// no name any more, and makes another.
     pub fn leave(&self, me: &Identity) {
-        if self.views(me).iter().all(RowView::is_over) && self.is_current_at_all() {
+        let views = self.views(me);
+        // One that was just made waits for its maker's claim, as does a row for its owner's words.
+        let fresh = views.is_empty() && self.made_ago() < MAKING;
+        let claimed = |row: &Row| row.owner.load(Ordering::Acquire) != 0 && look(row).is_none();
+        let busy = (0..self.rows).any(|index| self.row(index).is_some_and(claimed));
+        if !fresh && !busy && views.iter().all(RowView::is_over) && self.is_current_at_all() {
             let _ = fs::remove_file(&self.path);
         }
+    }
+
+    fn made_ago(&self) -> Duration {
+        let made = self.at::<Header>(0).map_or(0, |header| header.made_unix_ns.load(Ordering::Relaxed));
+        Duration::from_nanos(clock::wall_precise_ns().saturating_sub(made))
     }
 
     fn is_current_at_all(&self) -> bool {

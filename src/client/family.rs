@@ -33,6 +33,8 @@ const LOOK_MS: u64 = 10_000;
 const RETRY_MS: u64 = 60_000;
 /// How long figures that must be shown wait for a thread that is writing earlier ones, on a busy machine.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How often a row is claimed on a board that is then found to be gone.
+const CLAIMS: usize = 4;
 /// Which counter is no sum: `last_success_unix_ms`.
 const LATEST: usize = 18;
 
@@ -179,14 +181,21 @@ impl Client {
         if let Some(family) = has_row.filter(|family| family.is_current(&dir)) {
             return Some(family);
         }
-        let kept = kept.filter(|family| family.is_current(&dir));
-        match kept.map_or_else(|| self.join(&dir), Ok) {
-            Ok(family) => self.claim_row(family, generation),
-            Err(why) => {
-                self.say_why(&format!("{}, {}.family: {why}", dir.display(), self.kin.stem));
-                None
+        for _ in 0..CLAIMS {
+            let kept = self.kin.board.get().filter(|family| family.is_current(&dir));
+            match kept.map_or_else(|| self.join(&dir), Ok) {
+                // The last one of those before may have taken it away meanwhile.
+                Ok(family) => match self.claim_row(family, generation) {
+                    Some(family) if !family.is_current(&dir) => {}
+                    done => return done,
+                },
+                Err(why) => {
+                    self.say_why(&format!("{}, {}.family: {why}", dir.display(), self.kin.stem));
+                    return None;
+                }
             }
         }
+        None
     }
 
     fn join(&self, dir: &std::path::Path) -> std::io::Result<&Family> {
