@@ -6,7 +6,7 @@ Invariants:
 - No atexit handler of the parent runs in a forked worker; those that its own code registers do.
 - What the user's code may see is in place before it: trace context, environment, worker number.
 - Threads that the worker's code left running and that are not daemons are waited for until the
-  worker is to stop, and then for `grace` seconds more, while it beats; then the process ends
+  worker is to stop, and then for most of its grace, while it beats; then the process ends
   without them.
 """
 
@@ -138,8 +138,6 @@ def _run(spec: Spec, how: str) -> int:
         if getattr(worker, key):
             os.environ[key.upper()] = getattr(worker, key)
     _trace.attach({key: getattr(worker, key) for key in _trace.KEYS})
-    if not shape.is_async and not shape.takes and spec.stale:
-        _beat_for(worker)
     try:
         if shape.is_async:
             code = _run_async(spec, target, shape, worker)  # type: ignore[arg-type]  # made above
@@ -186,6 +184,8 @@ def _run_function(spec: Spec, target: Any, shape: Shape, worker: Worker) -> int:
         worker.ready()
     if not shape.takes and worker.stopping.is_set():
         return 0
+    if not shape.takes and spec.stale:
+        _attend(worker, beats=True)
     return _code_of(target(*first, **named, **spec.kwargs))
 
 
@@ -197,6 +197,8 @@ def _run_class(spec: Spec, target: Any, shape: Shape, worker: Worker) -> int:
     if not _says_ready_itself(spec, shape):
         worker.ready()
     worker._sample()
+    if not shape.takes:
+        _attend(worker, beats=spec.stale > 0)
     if worker.stopping.is_set():
         # Its start() may begin with what its stop() has undone.
         return 0
@@ -239,15 +241,22 @@ def _on_term(worker: Worker, grace: float, stop: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, handler)
 
 
-def _beat_for(worker: Worker) -> None:
-    """Show life for a target that takes no worker, was named by a string, and so is watched."""
+def _attend(worker: Worker, beats: bool) -> None:
+    """Do from beside what a target that knows no worker does not do itself.
 
-    def beat() -> None:
+    What it counts is sampled; and where it was named by a string, so that the supervisor cannot
+    know that it does not beat, this does. A daemon thread of the worker's own process.
+    """
+
+    def attend() -> None:
         while True:
-            worker._api.beat(worker._pointer)
-            time.sleep(worker._every)
+            if beats:
+                worker._api.beat(worker._pointer)
+            if worker._object is not None:
+                worker._sample()
+            time.sleep(min(1.0, worker._every))
 
-    threading.Thread(target=beat, name="libtelemetry-beat", daemon=True).start()
+    threading.Thread(target=attend, name="libtelemetry-fleet", daemon=True).start()
 
 
 # ---- coroutines ----
@@ -302,7 +311,8 @@ def _join_threads(worker: Worker, grace: float) -> None:
     end: float | None = None
     while left := [t for t in threading.enumerate() if _is_waited_for(t)]:
         if end is None and worker.stopping.is_set():
-            end = time.monotonic() + grace
+            # The rest is for what follows: the supervisor counts, too.
+            end = time.monotonic() + 0.8 * grace
         if end is not None and time.monotonic() >= end:
             names = ", ".join(thread.name for thread in left)
             sys.stderr.write(f"libtelemetry.fleet: ends without these threads: {names}\n")

@@ -156,7 +156,10 @@ class Fleet:
         # Callbacks live as long as the fleet may call them.
         self._kept: list[Any] = []
         self._memory: list[int] = []
-        self._free = weakref.finalize(self, _free, self._api, handle, self._memory, os.getpid())
+        board = _identity(self._board)
+        self._free = weakref.finalize(
+            self, _free, self._api, handle, self._memory, (self._board, board), os.getpid()
+        )
         # The operating system ends the rest at exit, and workers end with their supervisor.
         self._free.atexit = False
         fork = ForkFn(_fork)
@@ -501,8 +504,9 @@ def _prepare_of(fleet: weakref.ref[Fleet]) -> Callable[[Any], int]:
             if _threads() > 1 and not (mine is not None and mine._config.get("allow_threads")):
                 names = ", ".join(t.name for t in threading.enumerate()[1:]) or "not Python's"
                 sys.stderr.write(
-                    f"libtelemetry.fleet: what the zygote imported started threads ({names}), beside "
-                    "which no worker can be forked: use mode 'exec', or start them in the workers\n"
+                    f"libtelemetry.fleet: what the zygote imported started threads ({names}), "
+                    "beside which no worker can be forked: use mode 'exec', or start them in "
+                    "the workers\n"
                 )
                 return _child.CONFIG
             return 0
@@ -517,10 +521,13 @@ def _prepare_of(fleet: weakref.ref[Fleet]) -> Callable[[Any], int]:
     return prepare
 
 
-def _free(native: Api, handle: Any, memory: list[int], pid: int) -> None:
+def _free(native: Api, handle: Any, memory: list[int], board: tuple[int, object], pid: int) -> None:
     if os.getpid() != pid:
         return
     native.free(handle)
+    # Workers' slots live as long as a process, so the library leaves it open.
+    if board[1] is not None and _identity(board[0]) == board[1]:
+        os.close(board[0])
     while memory:
         os.close(memory.pop())
 
@@ -572,6 +579,14 @@ def _ms(value: Any) -> float | None:
 
 
 # ---- this process ----
+
+
+def _identity(fd: int) -> object:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _threads() -> int:

@@ -134,7 +134,7 @@ class ProcessManager:
         _managers.add(self)
         _install()
 
-    def start_worker(self, name: str, worker_class: _fleet.Target, **kwargs: Any) -> None:
+    def start_worker(self, name: str, worker_class: _fleet.Target, /, **kwargs: Any) -> None:
         """Start ``worker_class(**kwargs).start()`` in a process of its own, and keep it running.
 
         It may be any target of `Fleet.start_worker`. It works under the trace context that is
@@ -165,11 +165,13 @@ class ProcessManager:
             self._names[name] = name + again
             self._past.pop(name, None)
             self._first[name] = {}
-            _wait(lambda: bool(self._status(name)["states"]), _ANSWER_S)
-            # Its slot may show what another one counted there.
+            _wait(lambda: self._is_there(name), _ANSWER_S)
+            # Its slot may show what another one counted there, and that it is not the first.
             slots = [one["slot"] for one in self._slots(name)]
             of_slot = [{**one, "name": name} for one in before["workers"] if one["slot"] in slots]
             self._first[name] = summary({"workers": of_slot}, name)
+            # A new one in a used slot counts as a restart there.
+            self._first[name]["restarts"] += len(of_slot)
 
     def stop_process(self, name: str, timeout: float = 10.0) -> bool:
         """Stop that worker within `timeout` seconds, by force then; whether it has ended.
@@ -258,6 +260,11 @@ class ProcessManager:
             found["alive"] = bool(found["pids"])
         found["running"] = found["running"] and found["alive"]
         return found
+
+    def _is_there(self, name: str) -> bool:
+        """Whether its process has begun, or could not."""
+        found = self._status(name)
+        return found["alive"] or (bool(found["states"]) and "starting" not in found["states"])
 
     def _slots(self, name: str) -> list[dict[str, Any]]:
         if self._supervisor is None:

@@ -120,9 +120,10 @@ def pack(spec: Spec) -> int:
         inner = pickle.dumps(spec)
     except Exception as error:
         raise ConfigError(
-            f"workers {spec.name!r}: {spec.target!r} or its arguments cannot be handed to a program "
+            f"workers {spec.name!r}: {spec.target!r} or its arguments cannot go to a program "
             f"of its own ({error}). Allowed: an import string, or what a module defines, with "
-            "arguments that can be pickled; or start the fleet before there are threads, in mode 'fork'"
+            "arguments that can be pickled; or start the fleet before there are threads, in mode "
+            "'fork'"
         ) from None
     main = sys.modules.get("__main__")
     module = getattr(getattr(main, "__spec__", None), "name", None)

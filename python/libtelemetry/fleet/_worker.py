@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections.abc import Generator, Sequence
 from types import TracebackType
@@ -180,6 +181,8 @@ class Worker:
         self._object: Any = None
         self._seen: dict[str, int] = {}
         self._sampled_at = 0.0
+        # Reentrant: a signal handler of the worker's may beat.
+        self._sampling = threading.RLock()
         self._asked_for = False
         self.traceparent, self.tracestate, self.baggage = (
             native.trace(pointer, i) for i in (0, 1, 2)
@@ -293,9 +296,11 @@ class Worker:
         self._sampled_at = time.monotonic()
         for name, number in _SAMPLED.items():
             value = getattr(self._object, name, None)
-            if isinstance(value, int) and value > self._seen.get(name, 0):
-                self._api.count(self._pointer, number, value - self._seen.get(name, 0))
-                self._seen[name] = value
+            with self._sampling:
+                before = self._seen.get(name, 0)
+                if isinstance(value, int) and value > before:
+                    self._seen[name] = value
+                    self._api.count(self._pointer, number, value - before)
         for name, bit in _FLAGS.items():
             value = getattr(self._object, name, None)
             if isinstance(value, (bool, int)):

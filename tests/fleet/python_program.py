@@ -1,0 +1,167 @@
+"""Programs with fleets of Python workers: ``python_program.py CASE ARGUMENTS``, for the tests.
+
+The workers come from `python_workers`; in mode "zygote" by import strings.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from libtelemetry.fleet import Fleet, ProcessManager
+
+DIRECTORY = os.environ["FLEET_TEST_DIR"]
+# Restarts come at once, however many there were.
+QUICK: dict[str, Any] = {
+    "backoff_base": 0.001,
+    "backoff_cap": 0.001,
+    "crash_limit": 1000,
+    "intensity": 1000,
+    "health": f"unix:{DIRECTORY}/health",
+    "grace": 10,
+    "kill": 0.2,
+    "dump": 0.2,
+}
+
+
+def of(mode: str, name: str) -> Any:
+    """That target as that mode takes it."""
+    if mode == "zygote":
+        return f"python_workers:{name}"
+    import python_workers
+
+    return getattr(python_workers, name)
+
+
+def mine() -> None:
+    """A target of the main program's own."""
+    import python_workers
+
+    python_workers.bare()
+
+
+def lifecycle(mode: str) -> int:
+    """One of each kind."""
+    atexit.register(os.write, 2, b"atexit of the supervisor\n")
+    sys.stdout.write("buffered by the supervisor\n")
+    fleet = Fleet(name="life", mode=mode, counters=["own"], **QUICK)
+    for name, target in (
+        ("function", "function"),
+        ("coroutine", "coroutine"),
+        ("async class", "Counting"),
+        ("class", "Plain"),
+    ):
+        name = name.replace(" ", "-")
+        fleet.start_worker(name, of(mode, target), kwargs={"name": name})
+    fleet.start_worker("bare", of(mode, "bare"))
+    code = fleet.run()
+    for group in ("function", "coroutine"):
+        assert not fleet.get_status(group)["alive"]
+    if mode == "zygote":
+        assert "python_workers" not in sys.modules
+    return code
+
+
+def troubles(mode: str) -> int:
+    """What a supervisor has to see."""
+    fleet = Fleet(name="troubles", mode=mode, counters=["own"], **QUICK)
+    for name in ("hangs", "hangs_in_loop"):
+        fleet.start_worker(name, of(mode, name), stale=0.5)
+    for name in ("slow_item", "counts"):
+        fleet.start_worker(name, of(mode, name))
+    return fleet.run()
+
+
+def ends() -> int:
+    """What outlives a stop: threads, and one that is deaf to TERM."""
+    from python_workers import deaf, threads
+
+    fleet = Fleet(mode="fork", **{**QUICK, "grace": 1.5})
+    fleet.start_worker("threads", threads)
+    fleet.start_worker("deaf", deaf)
+    return fleet.run()
+
+
+def clients(endpoint: str) -> int:
+    """Telemetry of workers that just return."""
+    from python_workers import clients as target
+
+    from libtelemetry import Client
+
+    inherited = Client(endpoint)
+    fleet = Fleet(mode="fork", **QUICK)
+    fleet.start_worker("c", target, kwargs={"inherited": inherited, "endpoint": endpoint})
+    return fleet.run()
+
+
+def automatic() -> int:
+    """Threads, so: programs of their own, of the main program's function; asked from a thread."""
+    fleet = Fleet(**QUICK)
+    fleet.start_worker("mine", mine)
+
+    def ask() -> None:
+        path = Path(DIRECTORY, "stop")
+        while not path.exists():
+            time.sleep(0.01)
+        assert fleet.get_status("mine")["alive"]
+        fleet.resize("mine", 2)
+        while len(fleet.get_status("mine")["pids"]) < 2:
+            time.sleep(0.01)
+        os.write(2, b"two of them\n")
+        fleet.stop_all(timeout=10)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return fleet.run()
+
+
+def traced(mode: str) -> int:
+    """Workers asked for in a span."""
+    from opentelemetry import baggage, context, trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    provider = TracerProvider()
+    # A clean fork: nothing here has threads.
+    context.attach(baggage.set_baggage("tenant", "acme"))
+    with provider.get_tracer("test").start_as_current_span("outside") as span:
+        os.write(1, f"trace {span.get_span_context().trace_id:032x}\n".encode())
+        if mode == "manager":
+            from python_workers import Traced
+
+            with ProcessManager(**QUICK) as manager:
+                manager.start_worker("traced", Traced)
+                sys.stdin.read()
+            return 0
+        fleet = Fleet(mode=mode, **QUICK)
+        fleet.start_worker("traced", of(mode, "traced"))
+    assert trace.get_current_span().get_span_context().trace_id == 0
+    return fleet.run()
+
+
+def instrumented(mode: str) -> int:
+    """Automatic instrumentation, from the environment."""
+    fleet = Fleet(mode=mode, auto_instrument=True, **QUICK)
+    fleet.start_worker("traced", "python_workers:traced")
+    return fleet.run()
+
+
+def manager() -> int:
+    """A manager in a program with a thread; orders come on stdin."""
+    from python_workers import Counting, Plain
+
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    made = ProcessManager(name="managed", **QUICK)
+    made.start_worker("one", Counting, name="one", step=2)
+    made.start_worker("two", Plain, name="two")
+    for line in sys.stdin:
+        answer = eval(line, {"manager": made, "os": os, "Counting": Counting, "Plain": Plain})
+        os.write(1, f"{answer!r}\n".encode())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(globals()[sys.argv[1]](*sys.argv[2:]))
