@@ -149,6 +149,16 @@ def instrumented(mode: str) -> int:
     return fleet.run()
 
 
+def fork_one() -> int:
+    """A child that stays, with what it inherited but the pipes of the test."""
+    pid = os.fork()
+    if pid == 0:
+        os.closerange(0, 3)
+        time.sleep(60)
+        os._exit(0)
+    return pid
+
+
 def manager() -> int:
     """A manager in a program with a thread; orders come on stdin."""
     from python_workers import Counting, Plain
@@ -158,7 +168,8 @@ def manager() -> int:
     made.start_worker("one", Counting, name="one", step=2)
     made.start_worker("two", Plain, name="two")
     for line in sys.stdin:
-        answer = eval(line, {"manager": made, "os": os, "Counting": Counting, "Plain": Plain})
+        known = {"manager": made, "fork_one": fork_one, "Counting": Counting, "Plain": Plain}
+        answer = eval(line, known)
         os.write(1, f"{answer!r}\n".encode())
     return 0
 

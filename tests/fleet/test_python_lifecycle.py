@@ -80,7 +80,8 @@ def test_a_life(mode: str, tmp_path: Path) -> None:
             again(function="kill", coroutine="text", async_class="raise", class_="return")
             assert "RuntimeError: as ordered: async-class" in app.output()
             assert app.output().count("a last word") == 1
-        assert descriptors(supervisor) == opened
+        # A connection of ours may have been among them.
+        app.wait_for("no more are open", lambda: descriptors(supervisor) <= opened)
 
         # What its own code registered is run at a worker's end, once; KILL leaves no time for it.
         ended = {name: len(app.notes("atexit", name=name)) for name in TOLD}

@@ -132,13 +132,12 @@ def test_a_killed_manager_takes_its_workers_with_it(managed: Managed) -> None:
     wait_until("both begin", lambda: len(managed.notes("begin")) == 2, 20)
     pids = [managed.supervisor(), *(managed.status(name)["pid"] for name in ("one", "two"))]
     # A child that it forked holds nothing of its.
-    child = managed.do(
-        "os.fork() or os._exit(not os.fork() and os.execv('/bin/sleep', ['s', '60']))"
-    )
+    child = managed.do("fork_one()")
     managed.process.kill()
     wait_until("all end", lambda: not any(map(harness.alive, pids)), 20)
     assert {one["name"] for one in managed.notes("end")} == {"one", "two"}
-    assert child
+    assert harness.alive(child)
+    os.kill(child, signal.SIGKILL)
 
 
 def test_a_killed_supervisor_is_seen(managed: Managed) -> None:
