@@ -47,7 +47,7 @@ class App(Program):
         self.directory = directory
         self.endpoint = directory / "health"
         argv = argv or [str(HERE / "python_program.py"), *arguments]
-        command = [str(BIN / "python"), "-u", *argv]
+        command = [str(BIN / "python"), *argv]
         super().__init__(command, directory / "log", environment(directory, **env), cwd=directory)
 
     def get(self, path: str) -> tuple[int, Any]:

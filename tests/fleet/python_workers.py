@@ -97,7 +97,7 @@ async def coroutine(worker: AsyncWorker, name: str) -> None:
         with worker.item(f"item {number}"):
             await asyncio.sleep(0.02 * number)
 
-    await asyncio.gather(item(1), item(2))
+    await asyncio.gather(item(2), item(1))
     while not worker.stopping.is_set():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(worker.stopping.wait(), 0.01)

@@ -182,6 +182,7 @@ def test_ctrl_c_ends_all_in_order(tmp_path: Path) -> None:
 def test_int_at_a_worker_is_its_keyboard_interrupt(tmp_path: Path) -> None:
     with App(tmp_path, "lifecycle", "fork") as app:
         app.until_ready()
+        app.wait_for("it is in its block", lambda: app.notes("begin", name="bare"))
         before = app.workers()
         for name in ("function", "bare", "coroutine"):
             os.kill(before[name]["pid"], signal.SIGINT)

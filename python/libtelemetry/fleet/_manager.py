@@ -31,7 +31,7 @@ from .._native import ConfigError
 from . import _fleet, _target, _trace
 from ._api import api
 from ._control import MOST
-from ._status import COUNTED, summary
+from ._status import summary
 
 # How long the supervisor itself may take.
 _ANSWER_S = 20.0
@@ -127,8 +127,6 @@ class ProcessManager:
         # The name that the supervisor knows a worker by: another one for each start.
         self._names: dict[str, str] = {}
         self._starts: dict[str, int] = {}
-        # What its slot showed when a worker was started.
-        self._first: dict[str, dict[str, Any]] = {}
         # What workers of supervisors before came to.
         self._past: dict[str, dict[str, Any]] = {}
         _managers.add(self)
@@ -158,20 +156,12 @@ class ProcessManager:
                 self._starts[name] = self._starts.get(name, 0) + 1
                 again = f":{self._starts[name]}" if self._starts[name] > 1 else ""
                 request = {"do": "start", "name": name + again, "limits": limits}
-                before = self._supervisor.document()
                 self._supervisor.ask(request, memory)
             finally:
                 os.close(memory)
             self._names[name] = name + again
             self._past.pop(name, None)
-            self._first[name] = {}
             _wait(lambda: self._is_there(name), _ANSWER_S)
-            # Its slot may show what another one counted there, and that it is not the first.
-            slots = [one["slot"] for one in self._slots(name)]
-            of_slot = [{**one, "name": name} for one in before["workers"] if one["slot"] in slots]
-            self._first[name] = summary({"workers": of_slot}, name)
-            # A new one in a used slot counts as a restart there.
-            self._first[name]["restarts"] += len(of_slot)
 
     def stop_process(self, name: str, timeout: float = 10.0) -> bool:
         """Stop that worker within `timeout` seconds, by force then; whether it has ended.
@@ -251,8 +241,6 @@ class ProcessManager:
         if self._supervisor is None:
             return summary({}, self._names[name])
         found = summary(self._supervisor.document(), self._names[name])
-        for key in COUNTED:
-            found[key] = max(0, found[key] - self._first.get(name, {}).get(key, 0))
         if found["alive"] and not self._supervisor.runs():
             # Nobody writes any more which of them live.
             found["pids"] = [pid for pid in found["pids"] if _leads(pid)]
@@ -265,12 +253,6 @@ class ProcessManager:
         """Whether its process has begun, or could not."""
         found = self._status(name)
         return found["alive"] or (bool(found["states"]) and "starting" not in found["states"])
-
-    def _slots(self, name: str) -> list[dict[str, Any]]:
-        if self._supervisor is None:
-            return []
-        workers = self._supervisor.document()["workers"]
-        return [one for one in workers if one["name"] == self._names[name]]
 
     def _has_ended(self, name: str) -> bool:
         """Whether nothing is there any more, and nothing will be."""

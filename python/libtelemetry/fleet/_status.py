@@ -14,8 +14,6 @@ _COUNTED = {
     "published": "published",
     "processing_errors": "processing_errors",
 }
-# Keys whose values only grow.
-COUNTED = (*_COUNTED, "restarts")
 _FLAGS = ("mdq_connected", "mdc_connected")
 _READY = ("ready", "busy")
 
