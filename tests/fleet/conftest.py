@@ -40,7 +40,9 @@ class Pool:
 
 
 def _beside_others(item: pytest.Item) -> bool:
-    return "fleets" in getattr(item, "fixturenames", ()) and item.get_closest_marker("alone") is None
+    return (
+        "fleets" in getattr(item, "fixturenames", ()) and item.get_closest_marker("alone") is None
+    )
 
 
 POOL = pytest.StashKey[Pool]()

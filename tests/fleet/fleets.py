@@ -90,7 +90,9 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def until(what: str, holds: Callable[[], Any], seconds: float = WAIT_S, tell: Any = lambda: "") -> Any:
+def until(
+    what: str, holds: Callable[[], Any], seconds: float = WAIT_S, tell: Any = lambda: ""
+) -> Any:
     """What `holds` gives as soon as it is true."""
     end = time.monotonic() + seconds
     while not (got := holds()):
@@ -122,8 +124,12 @@ class Unix(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-def group(script: str, count: int = 1, name: str = "w", kind: str = "call", **limits: Any) -> list[str]:
-    """The arguments of worker.c for one group."""
+def group(
+    script: str, count: int = 1, name: str = "w", kind: str = "call", **limits: Any
+) -> list[str]:
+    """The arguments of worker.c for one group. A program of ours says itself when it is ready, as a function does."""
+    if kind == "self":
+        limits.setdefault("ready", "call")
     return [name, str(count), kind, script, json.dumps(limits)]
 
 
@@ -155,12 +161,19 @@ class Fleet:
             "backoff_base_ms": 1,
         }
         self.config = defaults | config
-        variables = environment(TEST_LOG=str(self.log_path), TEST_FLAG=str(self.flag), **(env or {}))
+        variables = environment(
+            TEST_LOG=str(self.log_path), TEST_FLAG=str(self.flag), **(env or {})
+        )
         command = [*prefix, str(program_ or program()), options or "-", json.dumps(self.config)]
         command += [word for one in groups for word in one]
         with self.stderr_path.open("w") as stderr, self.stdout_path.open("w") as stdout:
             self.process = subprocess.Popen(
-                command, env=variables, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, cwd=place
+                command,
+                env=variables,
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=place,
             )
         self.pid = self.process.pid
 
@@ -212,8 +225,9 @@ class Fleet:
 
     def board_path(self) -> Path:
         """Where its scoreboard is published."""
-        (path,) = self.runtime.glob(f"*.{self.pid}.board")
-        return path
+        for path in self.runtime.glob(f"*.{self.pid}.board"):
+            return path
+        raise FileNotFoundError(f"no scoreboard in {self.runtime}")
 
     def board(self) -> dict[str, Any]:
         """The same as /status, read from the scoreboard by this process: also of a supervisor that is stopped."""
@@ -303,7 +317,9 @@ class Fleet:
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with contextlib.suppress(OSError):
-                    if mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\0") and alive(int(name)):
+                    if mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\0") and alive(
+                        int(name)
+                    ):
                         found.append(int(name))
         return found
 
@@ -416,7 +432,10 @@ class Fleets:
         if "owner" in more:
             owner = more.pop("owner")
             os.chown(place, owner, owner)
-            more["prefix"] = ("setpriv", f"--reuid={owner}", f"--regid={owner}", "--clear-groups")
+            more["prefix"] = (
+                *more.pop("prefix", ()),
+                *("setpriv", f"--reuid={owner}", f"--regid={owner}", "--clear-groups"),
+            )
         fleet = Fleet(place, *groups, **more)
         self._made.append(fleet)
         return fleet

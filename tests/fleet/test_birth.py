@@ -22,7 +22,9 @@ def config_of(mode: str) -> tuple[str, dict[str, Any]]:
 
 def fds_of(line: Line) -> dict[int, str]:
     """What a worker saw."""
-    return {int(fd): target for fd, target in re.findall(r" (\d+)=(\S+(?: \(deleted\))?)", line.text)}
+    return {
+        int(fd): target for fd, target in re.findall(r" (\d+)=(\S+(?: \(deleted\))?)", line.text)
+    }
 
 
 def masks_of(line: Line) -> dict[str, set[int]]:
@@ -36,7 +38,9 @@ def masks_of(line: Line) -> dict[str, set[int]]:
 
 def test_a_program_inherits_what_is_its_own(fleets: Fleets) -> None:
     fleet = fleets.make(group("fds,ready,1?die=9,beat", 3, kind="self", healthy_after_ms=1))
-    fleet.until_status("born twice", lambda s: s["slots"]["ready"] == 3 and s["restarts"]["total"] == 3)
+    fleet.until_status(
+        "born twice", lambda s: s["slots"]["ready"] == 3 and s["restarts"]["total"] == 3
+    )
     for line in fleet.log("fds"):
         fds = fds_of(line)
         extra = {fd: what for fd, what in fds.items() if fd > 2}
@@ -50,10 +54,17 @@ def test_a_program_inherits_what_is_its_own(fleets: Fleets) -> None:
 def test_a_program_that_knows_nothing_of_us(fleets: Fleets) -> None:
     """Three descriptors and a few variables are all that it sees of the fleet."""
     look = fleets.place / "look"
-    look.write_text("#!/bin/sh\nls -l /proc/$$/fd > $LOOK/fds; env > $LOOK/env; mv $LOOK/env $LOOK/done; exec sleep 1000\n")
+    look.write_text(
+        "#!/bin/sh\nls -l /proc/$$/fd > $LOOK/fds; env > $LOOK/env; mv $LOOK/env $LOOK/done; exec sleep 1000\n"
+    )
     look.chmod(0o755)
     fleet = fleets.make(
-        group(str(look), kind="run", traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01", baggage="k=v"),
+        group(
+            str(look),
+            kind="run",
+            traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+            baggage="k=v",
+        ),
         env={
             "LOOK": str(fleets.place),
             "OTEL_RESOURCE_ATTRIBUTES": "service.name=shop",
@@ -64,7 +75,11 @@ def test_a_program_that_knows_nothing_of_us(fleets: Fleets) -> None:
         name="crew",
     )
     until("it looked", lambda: (fleets.place / "done").exists(), tell=fleet.tell)
-    seen = dict(line.split("=", 1) for line in (fleets.place / "done").read_text().splitlines() if "=" in line)
+    seen = dict(
+        line.split("=", 1)
+        for line in (fleets.place / "done").read_text().splitlines()
+        if "=" in line
+    )
     assert seen["TRACEPARENT"] == "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     assert seen["BAGGAGE"] == "k=v"
     attributes = seen["OTEL_RESOURCE_ATTRIBUTES"].split(",")
@@ -81,7 +96,11 @@ def test_a_program_that_knows_nothing_of_us(fleets: Fleets) -> None:
     fds = re.findall(r" (\d+) -> (.*)", (fleets.place / "fds").read_text())
     ours = {told[name] for name in ("fd", "stop", "bell")}
     # Shells keep their script and their former stdout.
-    rest = {fd: what for fd, what in fds if fd not in {"0", "1", "2"} and not what.endswith(("/look", "/stdout"))}
+    rest = {
+        fd: what
+        for fd, what in fds
+        if fd not in {"0", "1", "2"} and not what.endswith(("/look", "/stdout"))
+    }
     assert set(rest) == ours, rest
     status = fleet.until_ready(1)
     assert status["ready"], "a program is ready at its start"
@@ -109,10 +128,13 @@ def test_a_forked_worker_has_nothing_of_the_supervisors(fleets: Fleets, mode: st
     """Neither its endpoint and clients, nor its epoll, signalfd, timer, nor other workers' pidfds: for any incarnation."""
     _, config = config_of(mode)
     fleet = fleets.make(
-        group("fds,ready,1?until=200,1?die=9,beat", 3, healthy_after_ms=1, stale_ms=0), listen="127.0.0.1:0", **config
+        group("fds,ready,1?until=200,1?die=9,beat", 3, healthy_after_ms=1, stale_ms=0),
+        listen="127.0.0.1:0",
+        **config,
     )
     fleet.until(
-        "born twice", lambda: (b := fleet.board())["slots"]["ready"] == 3 and b["restarts"]["total"] == 3
+        "born twice",
+        lambda: (b := fleet.board())["slots"]["ready"] == 3 and b["restarts"]["total"] == 3,
     )
     for line in fleet.log("fds"):
         extra = {fd: what for fd, what in fds_of(line).items() if fd > 2}
@@ -123,15 +145,29 @@ def test_a_forked_worker_has_nothing_of_the_supervisors(fleets: Fleets, mode: st
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    "options", ["-", "handler", "ignore_term", "block", "ignore_chld", "handler,block,ignore_chld,ignore_pipe"]
+    "options",
+    [
+        "-",
+        "handler",
+        "ignore_term",
+        "block",
+        "ignore_chld",
+        "handler,block,ignore_chld,ignore_pipe",
+    ],
 )
 def test_signals_of_the_host_are_not_the_workers(fleets: Fleets, mode: str, options: str) -> None:
     kind, config = config_of(mode)
     fleet = fleets.make(
-        group("signals,ready,1?s0?die=9,beat", 2, kind=kind, healthy_after_ms=1), options=options, **config
+        group("signals,ready,1?s0?die=9,beat", 2, kind=kind, healthy_after_ms=1),
+        options=options,
+        **config,
     )
-    status = fleet.until_status("replaced", lambda s: s["slots"]["ready"] == 2 and s["workers"][0]["incarnation"] == 2)
-    assert status["workers"][0]["last_exit"]["signal"] == "SIGKILL", "an ignored CHLD would have lost it"
+    status = fleet.until_status(
+        "replaced", lambda s: s["slots"]["ready"] == 2 and s["workers"][0]["incarnation"] == 2
+    )
+    assert status["workers"][0]["last_exit"]["signal"] == "SIGKILL", (
+        "an ignored CHLD would have lost it"
+    )
     for line in fleet.log("signals"):
         masks = masks_of(line)
         assert not masks["SigBlk"], line
@@ -211,7 +247,9 @@ def test_the_hosts_mask_is_put_back(fleets: Fleets) -> None:
 
 @pytest.mark.parametrize("mode", ["call", "zygote"])
 @pytest.mark.parametrize("end", ["return=0", "exit=0", "_exit=0"])
-def test_what_the_host_said_and_registered_happens_once(fleets: Fleets, mode: str, end: str) -> None:
+def test_what_the_host_said_and_registered_happens_once(
+    fleets: Fleets, mode: str, end: str
+) -> None:
     """Neither the host's buffered output nor its atexit functions are the workers' to repeat."""
     _, config = config_of(mode)
     fleet = fleets.make(group(f"ready,beat,{end}", 2), options="buffered,atexit", **config)
@@ -247,7 +285,9 @@ def test_a_thread_that_comes_later_stops_forks_and_nothing_else(fleets: Fleets) 
     pids = fleet.pids()
     os.kill(pids[0], signal.SIGKILL)
     fleet.until_said("threads were started in the supervisor")
-    status = fleet.until_status("a reason", lambda s: any(r.startswith("fork_failed:") for r in s["reasons"]))
+    status = fleet.until_status(
+        "a reason", lambda s: any(r.startswith("fork_failed:") for r in s["reasons"])
+    )
     assert status["slots"]["ready"] == 2
     assert {slot: pid for slot, pid in fleet.pids().items() if slot} == {1: pids[1], 2: pids[2]}
     assert fleet.stop() == 0, fleet.tell()
@@ -265,21 +305,30 @@ def test_a_program_that_goes_away(fleets: Fleets) -> None:
     here = fleets.place / "here"
     here.write_text("#!/bin/sh\nexec sleep 1000\n")
     here.chmod(0o755)
-    fleet = fleets.make(group(str(here), kind="run", healthy_after_ms=1), group("ready,beat", name="good"))
+    fleet = fleets.make(
+        group(str(here), kind="run", healthy_after_ms=1), group("ready,beat", name="good")
+    )
     fleet.until_ready(2)
     good = fleet.pids()[1]
     here.unlink()
     os.kill(fleet.pids()[0], signal.SIGKILL)
     fleet.until_status(
-        "it cannot be started", lambda s: s["slots"]["ready"] == 1 and not s["ready"] and s["reasons"]
+        "it cannot be started",
+        lambda s: s["slots"]["ready"] == 1 and not s["ready"] and s["reasons"],
     )
     assert alive(good) and fleet.pids()[1] == good
-    fleet.until("it is said", lambda: re.search(r"126|No such file|not found|no worker", fleet.stderr()))
+    fleet.until(
+        "it is said", lambda: re.search(r"126|No such file|not found|no worker", fleet.stderr())
+    )
     assert fleet.stop() == 0, fleet.tell()
 
 
 def test_trace_context_reaches_every_kind(fleets: Fleets) -> None:
-    context = {"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01", "tracestate": "a=b", "baggage": "c=d"}
+    context = {
+        "traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01",
+        "tracestate": "a=b",
+        "baggage": "c=d",
+    }
     expected = "trace {traceparent}|{tracestate}|{baggage}".format(**context)
     for mode in MODES:
         kind, config = config_of(mode)
@@ -293,12 +342,20 @@ def test_words_of_the_board(fleets: Fleets) -> None:
     shown = []
     for kind in ("call", "self"):
         fleet = fleets.make(
-            group("ready,count=0:3,count=11:5,lag=77,begin=0,beat", kind=kind), counters=["orders_shipped"]
+            group("ready,count=0:3,count=11:5,lag=77,begin=0,beat", kind=kind),
+            counters=["orders_shipped"],
         )
-        status = fleet.until_status("busy", lambda s: s["slots"]["busy"] == 1 and s["workers"][0]["loop_lag_us"])
+        status = fleet.until_status(
+            "busy", lambda s: s["slots"]["busy"] == 1 and s["workers"][0]["loop_lag_us"]
+        )
         worker = status["workers"][0]
         shown.append(
-            (worker["state"], worker["doing"], worker["loop_lag_us"], json.dumps(worker["counters"], sort_keys=True))
+            (
+                worker["state"],
+                worker["doing"],
+                worker["loop_lag_us"],
+                json.dumps(worker["counters"], sort_keys=True),
+            )
         )
         assert worker["counters"]["orders_shipped"] == 5 and worker["counters"]["claimed"] == 3
         assert fleet.stop() == 0, fleet.tell()

@@ -44,7 +44,11 @@ def test_a_required_endpoint_that_cannot_listen_ends_it(fleets: Fleets) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        fleet = fleets.make(group("ready,beat", 2), listen="127.0.0.1:%d" % taken.getsockname()[1], require_probe=True)
+        fleet = fleets.make(
+            group("ready,beat", 2),
+            listen="127.0.0.1:%d" % taken.getsockname()[1],
+            require_probe=True,
+        )
         assert fleet.end() == 69, fleet.tell()
         assert "no health endpoint" in fleet.stderr()
     assert not fleet.log("begin")
@@ -59,7 +63,9 @@ def test_slow_clients_hold_nobody_up(fleets: Fleets) -> None:
         one = socket.create_connection(("127.0.0.1", port), timeout=10)
         # Some say nothing, some half a request, some ask and do not read, some send far too much.
         with contextlib.suppress(OSError):
-            one.sendall([b"", b"GET /st", b"GET /status HTTP/1.1\r\nHost: x\r\n", b"X" * 60_000][number % 4])
+            one.sendall(
+                [b"", b"GET /st", b"GET /status HTTP/1.1\r\nHost: x\r\n", b"X" * 60_000][number % 4]
+            )
         slow.append(one)
     pids = fleet.board()
     victims = [worker["pid"] for worker in pids["workers"]]
@@ -67,7 +73,10 @@ def test_slow_clients_hold_nobody_up(fleets: Fleets) -> None:
         os.kill(pid, signal.SIGKILL)
     fleet.until(
         "all replaced although it is besieged",
-        lambda: (b := fleet.board())["slots"]["ready"] == 3 and b["restarts"]["by_cause"].get("signal") == 3,
+        lambda: (
+            (b := fleet.board())["slots"]["ready"] == 3
+            and b["restarts"]["by_cause"].get("signal") == 3
+        ),
     )
 
     def answered() -> bool:
@@ -103,9 +112,19 @@ def test_paths_and_methods(fleets: Fleets) -> None:
     live, status = json.loads(fleet.get("/livez?verbose")[1]), fleet.status()
     assert status["schema"] == 1 and live.keys() <= status.keys()
     assert status["supervisor"]["pid"] == fleet.pid
-    fleet.until_status("items are counted", lambda s: s["totals"]["done"] and s["totals"]["failed"] and s["totals"]["dead"])
+    fleet.until_status(
+        "items are counted",
+        lambda s: s["totals"]["done"] and s["totals"]["failed"] and s["totals"]["dead"],
+    )
     metrics = fleet.get("/metrics")[1]
-    for name in ("workers", "restarts_total", "worker_beat_age_seconds", "worker_items_total", "item_seconds_bucket", "live"):
+    for name in (
+        "workers",
+        "restarts_total",
+        "worker_beat_age_seconds",
+        "worker_items_total",
+        "item_seconds_bucket",
+        "live",
+    ):
         assert f"\ntelemetry_fleet_{name}" in metrics, metrics
     assert str(fleet.pids()[0]) not in metrics, "no pids: they have no bound"
     raw = socket.socket(socket.AF_UNIX)
@@ -136,7 +155,9 @@ class Manager:
         with contextlib.suppress(BlockingIOError):
             while True:
                 text = self.socket.recv(4096).decode()
-                self.told.append((time.monotonic(), dict(line.split("=", 1) for line in text.splitlines())))
+                self.told.append(
+                    (time.monotonic(), dict(line.split("=", 1) for line in text.splitlines()))
+                )
         return [message for _, message in self.told]
 
     def count(self, key: str) -> int:
@@ -152,7 +173,9 @@ def managed(fleets: Fleets, *groups: list[str], **more: Any) -> tuple[Fleet, Man
 
 
 def test_a_service_manager_is_told_when_it_is_ready_lives_and_stops(fleets: Fleets) -> None:
-    fleet, manager = managed(fleets, group("f?ready,f?beat,sleep=100", 1, crash_limit=1000), intensity=10_000)
+    fleet, manager = managed(
+        fleets, group("f?ready,f?beat,sleep=100", 1, crash_limit=1000), intensity=10_000
+    )
     fleet.until_log("begin", 2)
     assert manager.count("READY") == 0, "nobody is ready yet"
     fleet.flag.touch()
@@ -169,7 +192,9 @@ def test_a_service_manager_is_told_when_it_is_ready_lives_and_stops(fleets: Flee
 
 
 def test_the_watchdog_is_fed_only_while_it_is_live(fleets: Fleets) -> None:
-    fleet, manager = managed(fleets, group("ready,f?die=9,beat", 1, crash_limit=2, backoff_base_ms=50), intensity=1)
+    fleet, manager = managed(
+        fleets, group("ready,f?die=9,beat", 1, crash_limit=2, backoff_base_ms=50), intensity=1
+    )
     fleet.until_ready(1)
     until("it is fed", lambda: manager.count("WATCHDOG") >= 2, tell=fleet.tell)
     fleet.flag.touch()

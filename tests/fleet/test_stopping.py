@@ -14,7 +14,14 @@ from fleets import Fleet, Fleets, alive, group, until
 MODES = ["call", "zygote", "self"]
 
 
-def make(fleets: Fleets, mode: str, script: str, count: int = 2, limits: dict[str, Any] | None = None, **more: Any) -> Fleet:
+def make(
+    fleets: Fleets,
+    mode: str,
+    script: str,
+    count: int = 2,
+    limits: dict[str, Any] | None = None,
+    **more: Any,
+) -> Fleet:
     """A fleet of one of the three kinds of workers."""
     if mode == "zygote":
         more["mode"] = "zygote"
@@ -31,14 +38,18 @@ def outcomes(fleet: Fleet) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=lambda s: s.name
+)
 def test_jobs_in_flight_end_well(fleets: Fleets, mode: str, how: signal.Signals) -> None:
     fleet = make(fleets, mode, "ready,note=open,item=500,note=closed,beat")
     fleet.until_log("open", 2)
     fleet.until_ready(2)
     fleet.signal(how)
     assert fleet.end() == 0, fleet.tell()
-    assert len(fleet.log("closed")) == len(fleet.log("end")) == len(fleet.log("begin")) == 2, fleet.tell()
+    assert len(fleet.log("closed")) == len(fleet.log("end")) == len(fleet.log("begin")) == 2, (
+        fleet.tell()
+    )
     assert not fleet.processes()
     ended = outcomes(fleet)
     assert ended["code"] == 0
@@ -47,7 +58,9 @@ def test_jobs_in_flight_end_well(fleets: Fleets, mode: str, how: signal.Signals)
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("how", "grace_ms", "least"), [(signal.SIGTERM, 600, 0.6), (signal.SIGQUIT, 60_000, 2.0)], ids=["TERM", "QUIT"]
+    ("how", "grace_ms", "least"),
+    [(signal.SIGTERM, 600, 0.6), (signal.SIGQUIT, 60_000, 2.0)],
+    ids=["TERM", "QUIT"],
 )
 def test_who_takes_longer_is_killed(
     fleets: Fleets, mode: str, how: signal.Signals, grace_ms: int, least: float
@@ -63,7 +76,9 @@ def test_who_takes_longer_is_killed(
     assert least - 0.05 <= took < least + 10, took
     assert not fleet.log("closed")
     assert not fleet.processes()
-    assert {slot["slot"]: slot["last_exit"]["signal"] for slot in outcomes(fleet)["slots"]}[1] == signal.SIGKILL
+    assert {slot["slot"]: slot["last_exit"]["signal"] for slot in outcomes(fleet)["slots"]}[
+        1
+    ] == signal.SIGKILL
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -72,7 +87,9 @@ def test_a_second_request_is_at_once(fleets: Fleets, mode: str, again: signal.Si
     fleet = make(fleets, mode, "ready,forever", 3, grace_ms=60_000)
     fleet.until_ready(3)
     fleet.signal(signal.SIGTERM)
-    fleet.until_status("draining", lambda s: s["state"] == "draining" and "draining" in s["reasons"])
+    fleet.until_status(
+        "draining", lambda s: s["state"] == "draining" and "draining" in s["reasons"]
+    )
     code, _ = fleet.get("/readyz")
     assert code == 503
     assert len(fleet.pids()) == 3, "they are given time"
@@ -101,8 +118,15 @@ def test_quit_shortens_a_drain(fleets: Fleets) -> None:
     ],
     ids=["TERM", "INT", "QUIT", "KILL"],
 )
-def test_a_signal_to_one_worker(fleets: Fleets, mode: str, how: signal.Signals, cause: str, flight: str) -> None:
-    fleet = make(fleets, mode, "ready,note=open,1?s0?item=400,note=closed,beat", limits={"healthy_after_ms": 1})
+def test_a_signal_to_one_worker(
+    fleets: Fleets, mode: str, how: signal.Signals, cause: str, flight: str
+) -> None:
+    fleet = make(
+        fleets,
+        mode,
+        "ready,note=open,1?s0?item=400,note=closed,beat",
+        limits={"healthy_after_ms": 1},
+    )
     fleet.until_log("open", 2)
     fleet.until_ready(2)
     pids = fleet.pids()
@@ -174,7 +198,9 @@ def test_a_short_grace_has_no_warning(fleets: Fleets) -> None:
 
 def test_nobody_is_forked_after_a_stop(fleets: Fleets) -> None:
     """Workers that crash in their drain are not replaced."""
-    fleet = fleets.make(group("ready,until=60000,sleep=100,die=11", 8, healthy_after_ms=1), grace_ms=3000)
+    fleet = fleets.make(
+        group("ready,until=60000,sleep=100,die=11", 8, healthy_after_ms=1), grace_ms=3000
+    )
     fleet.until_ready(8)
     fleet.signal(signal.SIGTERM)
     assert fleet.end() == 0, fleet.tell()
@@ -183,7 +209,9 @@ def test_nobody_is_forked_after_a_stop(fleets: Fleets) -> None:
 
 
 def test_int_of_a_terminal_reaches_the_supervisor_alone(fleets: Fleets) -> None:
-    fleet = fleets.make(group("ready,note=open,item=400,note=closed,beat", 2), prefix=("setsid", "--wait"))
+    fleet = fleets.make(
+        group("ready,note=open,item=400,note=closed,beat", 2), prefix=("setsid", "--wait")
+    )
     fleet.until_ready(2)
     fleet.until_log("open", 2)
     pids = list(fleet.pids().values())

@@ -46,7 +46,11 @@ def test_killed_workers_lose_no_acknowledged_item(fleets: Fleets, kind: str) -> 
         while time.monotonic() < at:
             status = fleet.status()
             for slot, now in counts(status).items():
-                lower = {name: (before[slot][name], count) for name, count in now.items() if count < before[slot][name]}
+                lower = {
+                    name: (before[slot][name], count)
+                    for name, count in now.items()
+                    if count < before[slot][name]
+                }
                 assert not lower, f"slot {slot} counted down: {lower}"
             before |= counts(status)
             time.sleep(0.02)
@@ -60,19 +64,30 @@ def test_killed_workers_lose_no_acknowledged_item(fleets: Fleets, kind: str) -> 
     seen = len(items.acknowledged)
     until("every slot gets on", lambda: len(items.acknowledged) > seen + 20, tell=fleet.tell)
     fleet.signal(signal.SIGWINCH)
-    until("nothing is in flight", lambda: fleet.status()["reasons"] == ["paused"] and not items.in_flight())
+    until(
+        "nothing is in flight",
+        lambda: fleet.status()["reasons"] == ["paused"] and not items.in_flight(),
+    )
     done = sum(worker["counters"]["done"] for worker in fleet.status()["workers"])
     assert fleet.stop() == 0, fleet.tell()
     until("the server saw it", lambda: not items.takers())
     assert items.lost() == set()
-    assert len(items.acknowledged) == len(set(items.acknowledged)), "acknowledged, and handed out again"
+    assert len(items.acknowledged) == len(set(items.acknowledged)), (
+        "acknowledged, and handed out again"
+    )
     # Counted before it is acknowledged: a kill between the two counts one that is done once more later.
     assert len(items.acknowledged) <= done <= len(items.acknowledged) + kills
-    MEASURED.append(f"{kind}: {kills} kills in {SECONDS} s, {len(items.acknowledged)} items, {items.handed_again} again")
+    MEASURED.append(
+        f"{kind}: {kills} kills in {SECONDS} s, {len(items.acknowledged)} items, {items.handed_again} again"
+    )
 
 
 # A program that ignores TERM is asked no more once its supervisor was killed.
-OUTLIVE = [(mode, script) for mode in ("call", "zygote", "self") for script in ("ready,beat", "ready,forever", "hang")]
+OUTLIVE = [
+    (mode, script)
+    for mode in ("call", "zygote", "self")
+    for script in ("ready,beat", "ready,forever", "hang")
+]
 OUTLIVE += [("call", "ready,ignore=15,forever"), ("zygote", "ready,ignore=15,forever")]
 
 
@@ -80,7 +95,9 @@ OUTLIVE += [("call", "ready,ignore=15,forever"), ("zygote", "ready,ignore=15,for
 def test_nobody_outlives_a_killed_supervisor(fleets: Fleets, mode: str, script: str) -> None:
     grace_ms = 700
     config = {"mode": "zygote"} if mode == "zygote" else {}
-    fleet = fleets.make(group(script, 3, kind=mode.replace("zygote", "call")), grace_ms=grace_ms, **config)
+    fleet = fleets.make(
+        group(script, 3, kind=mode.replace("zygote", "call")), grace_ms=grace_ms, **config
+    )
     fleet.until_log("begin", 3)
     if "ready" in script:
         fleet.until_ready(3)
@@ -108,13 +125,17 @@ def test_a_killed_supervisors_worker_finishes_its_item(fleets: Fleets) -> None:
 
 def test_a_stopped_worker_is_replaced_and_the_others_are_not_touched(fleets: Fleets) -> None:
     fleet = fleets.make(
-        group("ready,beat", 3, stale_ms=600, dump_ms=100, kill_ms=200, healthy_after_ms=1), grace_ms=2000
+        group("ready,beat", 3, stale_ms=600, dump_ms=100, kill_ms=200, healthy_after_ms=1),
+        grace_ms=2000,
     )
     before = fleet.until_ready(3)
     pids = fleet.pids()
     os.kill(pids[1], signal.SIGSTOP)
     fleet.until_status(
-        "seen as stale", lambda s: s["slots"]["stale"] == 1 and any(r.startswith("stale:slot=1,") for r in s["reasons"])
+        "seen as stale",
+        lambda s: (
+            s["slots"]["stale"] == 1 and any(r.startswith("stale:slot=1,") for r in s["reasons"])
+        ),
     )
     status = fleet.until_status(
         "replaced", lambda s: s["slots"]["ready"] == 3 and s["workers"][1]["incarnation"] == 2
@@ -123,7 +144,9 @@ def test_a_stopped_worker_is_replaced_and_the_others_are_not_touched(fleets: Fle
     after = fleet.pids()
     assert after[0] == pids[0] and after[2] == pids[2] and after[1] != pids[1]
     assert status["workers"][1]["last_exit"]["cause"] == "stale"
-    assert status["workers"][1]["last_exit"]["signal"] == "SIGKILL", "TERM does not end one that is stopped"
+    assert status["workers"][1]["last_exit"]["signal"] == "SIGKILL", (
+        "TERM does not end one that is stopped"
+    )
     assert status["restarts"]["by_cause"] == {**before["restarts"]["by_cause"], "stale": 1}
     assert fleet.stop() == 0, fleet.tell()
 
@@ -157,6 +180,8 @@ def test_a_stopped_supervisor_holds_nobody_up_and_blames_nobody(fleets: Fleets) 
     fleet.until_said("was held up")
     # One grace, not immunity: the silent one is stale now.
     fleet.until_status(
-        "and hanging is still seen", lambda s: s["restarts"]["by_cause"].get("stale", 0) == 1, seconds=WAIT_S
+        "and hanging is still seen",
+        lambda s: s["restarts"]["by_cause"].get("stale", 0) == 1,
+        seconds=WAIT_S,
     )
     assert fleet.stop() == 0, fleet.tell()
