@@ -1,7 +1,7 @@
 """Runs the tests of the fleet beside each other: nearly all of their time is waiting.
 
-A test that takes nothing but `fleets` and its own parameters runs in a thread of a pool from the first such test on;
-pytest's own turn at it takes the result. Tests marked `alone` run by themselves, before or after.
+A test that takes nothing but `fleets` and its own parameters runs in a thread of a pool from the
+first such test on; pytest's own turn at it takes the result. Those marked `alone` are not.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def fleets(request: pytest.FixtureRequest) -> Iterator[rooms.Fleets | None]:
-    """fleets.make(group(...), ...): a fleet that runs. Of a test in the pool: nothing, it has its own there."""
+    """fleets.make(group(...), ...): a fleet that runs. A test in the pool has its own."""
     if _beside_others(request.node):
         yield None
     else:

@@ -1,9 +1,11 @@
-"""Starts fleets (worker.c), looks at them from outside, and hands out the items that their workers take.
+"""Starts fleets (worker.c), looks at them from outside, and hands out items to their workers.
 
 Invariants:
-- Nothing here sleeps for an event: every wait polls until it has come, or fails after a deadline with what the fleet said.
-- A fleet's processes are known by its own directory in their environment, which forked workers, programs and
-  grandchildren all inherit: so what is left of a fleet is found whoever its parent is, and removed at the end.
+- Nothing here sleeps for an event: every wait polls until it has come, or fails after a deadline
+  with what the fleet said.
+- A fleet's processes are known by its own directory in their environment, which forked workers,
+  programs and grandchildren all inherit: so what is left of a fleet is found whoever its parent is,
+  and removed at the end.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def remove_programs() -> None:
 
 
 def state_of(pid: int) -> str:
-    """The letter of /proc/PID/stat; "" if there is no such process. Nobody may have reaped a Z yet."""
+    """The letter of /proc/PID/stat; "" if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -127,7 +129,7 @@ class Unix(http.client.HTTPConnection):
 def group(
     script: str, count: int = 1, name: str = "w", kind: str = "call", **limits: Any
 ) -> list[str]:
-    """The arguments of worker.c for one group. A program of ours says itself when it is ready, as a function does."""
+    """The arguments of worker.c for one group. Our program says itself when it is ready."""
     if kind == "self":
         limits.setdefault("ready", "call")
     return [name, str(count), kind, script, json.dumps(limits)]
@@ -230,7 +232,7 @@ class Fleet:
         raise FileNotFoundError(f"no scoreboard in {self.runtime}")
 
     def board(self) -> dict[str, Any]:
-        """The same as /status, read from the scoreboard by this process: also of a supervisor that is stopped."""
+        """The same as /status, read from the scoreboard: also of a supervisor that is stopped."""
         room = ctypes.create_string_buffer(1 << 20)
         library = ctypes.CDLL(str(program().parent / "libtelemetry.so.0"))
         read = library.telemetry_scoreboard_read
@@ -311,7 +313,7 @@ class Fleet:
         return self.end(seconds)
 
     def processes(self) -> list[int]:
-        """All that run and are of this fleet: supervisor, zygote, workers, and what these started."""
+        """All that run and are of this fleet, with what its workers started."""
         mark = f"TEST_LOG={self.log_path}".encode()
         found = []
         for name in os.listdir("/proc"):
@@ -341,7 +343,7 @@ class Fleet:
 
 
 class Items:
-    """Hands out numbers over a Unix socket. One that was not acknowledged when its taker went is handed out again."""
+    """Hands out numbers over a Unix socket; again what was not acknowledged when its taker went."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -411,7 +413,7 @@ class Items:
         return [item for _, item in list(self._open.values()) if item is not None]
 
     def lost(self) -> set[int]:
-        """Handed out, neither acknowledged nor to be handed out again. Call it when no taker is left."""
+        """Handed out, neither acknowledged nor waiting to be handed out again."""
         assert not self._open, "somebody may still acknowledge"
         return set(range(1, self._next + 1)) - set(self.acknowledged) - set(self._again)
 

@@ -152,17 +152,25 @@ static void note_signals(void) {
   note("signals%s", all);
 }
 
-/* A process of the worker's own, which keeps what it inherited and does not end by itself. "orphan": its parent is gone. */
+/* A process of the worker's own, which keeps what it inherited and ends by itself only if `orphan` is 2. With `orphan` its
+ * parent is gone. Returns when it is there. */
 static void grandchild(int orphan) {
-  pid_t pid = fork();
-  if (pid != 0) {
-    if (orphan) nap_ms(50);
+  int there[2];
+  char byte;
+  if (pipe2(there, O_CLOEXEC)) _exit(89);
+  if (fork()) {
+    close(there[1]);
+    while (read(there[0], &byte, 1) < 0 && errno == EINTR) {
+    }
+    close(there[0]);
     return;
   }
   if (orphan && fork()) _exit(0);
   signal(SIGTERM, SIG_IGN);
   telemetry_worker_count(telemetry_worker_current(), 1, 1000000); /* must do nothing: it is no worker */
   note("grandchild current=%d", telemetry_worker_current() != NULL);
+  close(there[0]);
+  close(there[1]);
   if (orphan == 2) _exit(0);
   for (;;) pause();
 }

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_program_inherits_what_is_its_own(fleets: Fleets) -> None:
         fds = fds_of(line)
         extra = {fd: what for fd, what in fds.items() if fd > 2}
         kinds = sorted(re.sub(r"[:\[].*| .*", "", what) for what in extra.values())
-        # The test's own look opens a copy of each for the worker's part, which the first call attaches to.
+        # There is a copy of each, which the first call attaches to.
         assert set(kinds) <= {"/memfd", "anon_inode"}, line
         assert len(extra) <= 6, line
     assert fleet.stop() == 0, fleet.tell()
@@ -55,7 +56,8 @@ def test_a_program_that_knows_nothing_of_us(fleets: Fleets) -> None:
     """Three descriptors and a few variables are all that it sees of the fleet."""
     look = fleets.place / "look"
     look.write_text(
-        "#!/bin/sh\nls -l /proc/$$/fd > $LOOK/fds; env > $LOOK/env; mv $LOOK/env $LOOK/done; exec sleep 1000\n"
+        "#!/bin/sh\nls -l /proc/$$/fd > $LOOK/fds; env > $LOOK/env; mv $LOOK/env $LOOK/done\n"
+        "exec sleep 1000\n"
     )
     look.chmod(0o755)
     fleet = fleets.make(
@@ -125,7 +127,7 @@ def test_descriptors_that_a_program_is_to_keep(fleets: Fleets) -> None:
 
 @pytest.mark.parametrize("mode", ["call", "zygote"])
 def test_a_forked_worker_has_nothing_of_the_supervisors(fleets: Fleets, mode: str) -> None:
-    """Neither its endpoint and clients, nor its epoll, signalfd, timer, nor other workers' pidfds: for any incarnation."""
+    """Neither its endpoint nor its epoll, signalfd, timer, nor other workers' pidfds."""
     _, config = config_of(mode)
     fleet = fleets.make(
         group("fds,ready,1?until=200,1?die=9,beat", 3, healthy_after_ms=1, stale_ms=0),
@@ -184,7 +186,7 @@ def test_signals_of_the_host_are_not_the_workers(fleets: Fleets, mode: str, opti
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_storm_of_term_while_it_forks(fleets: Fleets, mode: str) -> None:
-    """Whenever TERM comes to a new worker, no handler of the host's runs in it, and it stops: none ignores it for ever."""
+    """Whenever TERM comes to a new worker, it stops, and no handler of the host's runs in it."""
     kind, config = config_of(mode)
     fleet = fleets.make(
         group("ready,beat", 12, kind=kind, healthy_after_ms=1),
@@ -198,7 +200,7 @@ def test_a_storm_of_term_while_it_forks(fleets: Fleets, mode: str) -> None:
     me = fleet.pid
     while time.monotonic() < end:
         try:
-            children = open(f"/proc/{me}/task/{me}/children").read().split()
+            children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
         except OSError:
             children = []
         zygotes = {word for word in re.findall(r"zygote (\d+) begins", fleet.stderr())}
@@ -219,7 +221,7 @@ def test_a_storm_of_term_while_it_forks(fleets: Fleets, mode: str) -> None:
 
 
 def test_term_to_the_supervisor_at_any_moment(fleets: Fleets) -> None:
-    """From before it is a fleet to its end, TERM is never lost once the fleet runs, and nobody is left."""
+    """From before it is a fleet on: TERM is never lost, and nobody is left."""
     made = []
     for number in range(60 if LONG else 12):
         fleet = fleets.make(group("ready,beat", 3), grace_ms=60_000)

@@ -1,4 +1,4 @@
-"""Workers that do not start, hang, crash or grow: what the probes say, and that their neighbours are left alone."""
+"""Workers that do not start, hang, crash or grow; their neighbours are left alone."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_crash_loop_shows_and_touches_nobody_else(fleets: Fleets, mode: str, c
         **config,
     )
     status = fleet.until_status("a crash loop", lambda s: s["slots"]["crash_looping"] == 1)
-    bad = [one for one in status["workers"] if one["name"] == "bad"][0]
+    (bad,) = (one for one in status["workers"] if one["name"] == "bad")
     assert bad["crashes_in_row"] >= 3
     assert f"crash_loop:slot={bad['slot']}" in status["reasons"]
     assert (
@@ -130,7 +130,7 @@ def test_a_crash_loop_shows_and_touches_nobody_else(fleets: Fleets, mode: str, c
 
 
 def test_delays_grow_and_end(fleets: Fleets) -> None:
-    """The bound of the k-th delay is base * 2^(k-1), drawn at random below it: a row of them takes long, one does not."""
+    """The bound of the k-th delay is base * 2^(k-1); each is drawn at random below it."""
     fleet = fleets.make(
         group("die=9", 1, crash_limit=100, backoff_base_ms=4, backoff_cap_ms=1200), intensity=1000
     )

@@ -1,4 +1,4 @@
-"""The C interface: a fleet in a loop of the host's, calls from its watch functions, and everything that is refused."""
+"""The C interface: a fleet in a loop of the host's, calls from watch functions, what is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_loop_of_the_hosts(fleets: Fleets, config: dict[str, Any]) -> None:
     )
     assert fleet.stop() == 0, fleet.tell()
     (line,) = fleet.log("steps")
-    assert line.text.endswith("status %d code 0 again 0" % CLOSED), line
+    assert line.text.endswith(f"status {CLOSED} code 0 again 0"), line
     assert int(line.text.split()[1]) < 3000, "it does not spin"
 
 
@@ -77,7 +77,7 @@ def test_what_a_running_fleet_refuses(fleets: Fleets) -> None:
 
 @pytest.mark.parametrize("order", ["run", "step"])
 def test_run_and_step_from_a_watch_function(fleets: Fleets, order: str) -> None:
-    """The header forbids it: refused, or harmless, but never a crash or a loop in a loop without end."""
+    """The header forbids it: never a crash, nor a loop in a loop without end."""
     fleet = fleets.make(group("ready,beat", 2), options="orders")
     fleet.until_ready(2)
     assert fleet.process.stdin

@@ -1,4 +1,4 @@
-"""No process to be had: at the start that is the fleet's end, said clearly; later it is one slot's wait."""
+"""No process to be had: at the start that is the fleet's end, later one slot's wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from fleets import Fleets, alive, group, until
 
 USERS = itertools.count(61_000 + os.getpid() % 500 * 8)
-"""RLIMIT_NPROC counts all of a user's processes and does not bind root: each test has a user of its own."""
+"""RLIMIT_NPROC counts a user's processes and does not bind root: a user for each test."""
 
 MODES = ["call", "zygote", "self"]
 

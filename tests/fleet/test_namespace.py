@@ -1,4 +1,4 @@
-"""A fleet that is PID 1, as in a container: orphans are its children, and it has no default to die of."""
+"""A fleet that is PID 1, as in a container: orphans are its children."""
 
 from __future__ import annotations
 

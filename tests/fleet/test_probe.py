@@ -1,4 +1,4 @@
-"""The health endpoint and what service managers are told: also where its address is taken, and its clients are hostile."""
+"""The health endpoint and what service managers are told; addresses taken, clients hostile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_address_that_is_taken_shows(fleets: Fleets) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         fleet = fleets.make(group("ready,beat", 2), listen=address)
         fleet.until_log("begin", 2)
         fleet.until_said("no health endpoint")
@@ -46,7 +46,7 @@ def test_a_required_endpoint_that_cannot_listen_ends_it(fleets: Fleets) -> None:
         taken.listen()
         fleet = fleets.make(
             group("ready,beat", 2),
-            listen="127.0.0.1:%d" % taken.getsockname()[1],
+            listen=f"127.0.0.1:{taken.getsockname()[1]}",
             require_probe=True,
         )
         assert fleet.end() == 69, fleet.tell()

@@ -1,4 +1,4 @@
-"""Replacing workers while the work goes on: HUP, recycling, more and fewer, pause, and a supervisor that becomes a newer one."""
+"""Replacing workers while the work goes on: HUP, recycling, resizing, pause, USR2."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fleets import Fleet, Fleets, Unix, alive, group, program, until
+from fleets import Fleet, Fleets, alive, group, program, until
 
 MODES = ["call", "zygote", "self"]
 
@@ -338,7 +337,7 @@ def test_usr2_leaks_nothing_and_keeps_counts(fleets: Fleets) -> None:
 def test_a_worker_that_dies_during_the_change_is_seen(fleets: Fleets) -> None:
     fleet = fleets.make(group("ready,beat", 6, healthy_after_ms=1), intensity=10_000)
     fleet.until_ready(6)
-    for turn in range(4):
+    for _ in range(4):
         victims = list(fleet.pids().values())[:2]
         os.kill(victims[0], signal.SIGKILL)
         fleet.signal(signal.SIGUSR2)

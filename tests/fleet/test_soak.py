@@ -14,7 +14,7 @@ TURNS = 400 if LONG else 20
 
 @pytest.mark.parametrize("mode", ["call", "zygote", "self"])
 def test_births_and_deaths_cost_nothing_that_stays(fleets: Fleets, mode: str) -> None:
-    """Fifty more and fifty fewer at a time: what crashes is limited to two forks a second, what is asked for is not."""
+    """Fifty more and fifty fewer at a time: forks that were asked for are not held back."""
     config: dict[str, Any] = {"mode": "zygote"} if mode == "zygote" else {}
     turns = TURNS if mode == "call" else TURNS // 4
     fleet = fleets.make(

@@ -1,4 +1,4 @@
-"""Every way to end a fleet or a worker, with work in flight: who may finish, who is killed, when, and what it is called."""
+"""Every way to end a fleet or a worker, with work in flight: who may finish, who is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers and supervisors that are killed at work: no acknowledged item is lost, every slot comes back, counts only grow."""
+"""Workers and supervisors that are killed at work: no acknowledged item is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from fleets import LONG, MEASURED, WAIT_S, Fleet, Fleets, alive, group, until
+from fleets import LONG, MEASURED, WAIT_S, Fleets, alive, group, until
 
 SECONDS = 60 if LONG else 4
 
@@ -41,7 +41,7 @@ def test_killed_workers_lose_no_acknowledged_item(fleets: Fleets, kind: str) -> 
             os.kill(ours[slot], signal.SIGKILL)
             struck.add(slot)
             kills += 1
-        # Forks are limited to two a second in the long run: what is killed faster is not there to be killed.
+        # Forks are limited to two a second in the long run.
         at = time.monotonic() + dice.uniform(0.2, 0.5)
         while time.monotonic() < at:
             status = fleet.status()
@@ -75,10 +75,11 @@ def test_killed_workers_lose_no_acknowledged_item(fleets: Fleets, kind: str) -> 
     assert len(items.acknowledged) == len(set(items.acknowledged)), (
         "acknowledged, and handed out again"
     )
-    # Counted before it is acknowledged: a kill between the two counts one that is done once more later.
+    # Counted before it is acknowledged: a kill between the two counts one item twice.
     assert len(items.acknowledged) <= done <= len(items.acknowledged) + kills
     MEASURED.append(
-        f"{kind}: {kills} kills in {SECONDS} s, {len(items.acknowledged)} items, {items.handed_again} again"
+        f"{kind}: {kills} kills in {SECONDS} s, {len(items.acknowledged)} items, "
+        f"{items.handed_again} again"
     )
 
 

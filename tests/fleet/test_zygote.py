@@ -70,7 +70,7 @@ def test_what_prepares_fails(fleets: Fleets) -> None:
 
 
 def test_what_prepares_hangs(fleets: Fleets) -> None:
-    """The start's deadline runs for it, too: a zygote is not waited for without end, nor is the supervisor held up."""
+    """The start's deadline runs for it, too; the supervisor is not held up."""
     fleet = fleets.make(
         group("ready,beat", start_deadline_ms=500), options="prepare_hangs", mode="zygote"
     )
@@ -118,7 +118,7 @@ def test_a_group_that_is_added_later(fleets: Fleets) -> None:
 
 
 def test_a_stopped_zygote_is_no_matter_to_those_that_live(fleets: Fleets) -> None:
-    """It makes nobody: the deadline of the start it was asked for ends it, and the next one makes the worker."""
+    """The deadline of the start that it was asked for ends it; the next one makes the worker."""
     fleet = fleets.make(
         group("ready,beat", 3, start_deadline_ms=700, healthy_after_ms=1), mode="zygote"
     )
