@@ -129,19 +129,14 @@ def test_one_more_and_one_fewer(fleets: Fleets, mode: str) -> None:
     fleet.until_status("one fewer", lambda s: s["slots"]["want"] == s["slots"]["ready"] == 3)
     fleet.signal(signal.SIGTTOU)
     status = fleet.until_status(
-        "two",
-        lambda s: (
-            s["slots"]["want"] == s["slots"]["ready"] == 2
-            and s["restarts"]["by_cause"].get("resized") == 2
-        ),
+        "two, and the others gone",
+        lambda s: s["slots"]["want"] == s["slots"]["ready"] == 2 and s["slots"]["stopping"] == 0,
     )
     assert {slot: pid for slot, pid in fleet.pids().items() if slot < 2} == busy, (
         "the least busy go"
     )
-    assert not status["reasons"]
-    assert all(
-        count == 0 for cause, count in status["restarts"]["by_cause"].items() if cause != "resized"
-    )
+    assert [one["last_exit"]["cause"] for one in status["workers"][2:]] == ["resized"] * 2
+    assert status["restarts"]["total"] == 0 and not status["reasons"], "nobody took their place"
     assert fleet.stop() in (0, 1)
 
 
