@@ -87,6 +87,68 @@ def test_run_and_step_from_a_watch_function(fleets: Fleets, order: str) -> None:
     assert fleet.end() in (0, 64), fleet.tell()
 
 
+def test_a_fleet_that_is_given_back_while_it_runs(fleets: Fleets) -> None:
+    fleet = fleets.make(group("ready,forever", 3), options="steps,orders", grace_ms=60_000)
+    fleet.until_ready(3)
+    assert fleet.order("leave") == OK
+    assert fleet.end() == 0, fleet.tell()
+    until("its workers are killed", lambda: not fleet.processes(), tell=fleet.tell)
+
+
+@pytest.mark.parametrize("config", [{}, {"mode": "zygote"}], ids=["fork", "zygote"])
+def test_one_fleet_after_the_other(fleets: Fleets, config: dict[str, Any]) -> None:
+    fleet = fleets.make(group("ready,beat", 2), options="twice,handler,signals", **config)
+    for turn in range(2):
+        fleet.until("ready", lambda turn=turn: len(fleet.log("begin")) == 2 * turn + 2)
+        fleet.until_ready(2)
+        if turn == 0:
+            fleet.signal(signal.SIGTERM)
+            fleet.until_log("signals", 1)
+    assert fleet.stop() == 0, fleet.tell()
+    first, second = fleet.log("fds")
+    assert len(second.text.split()) <= len(first.text.split()), (first, second)
+    until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
+
+
+def test_a_fleet_in_a_fleet(fleets: Fleets) -> None:
+    """Whoever is killed, nobody is left of those below, and they are replaced."""
+    config = json.dumps({"grace_ms": 300, "runtime_dir": str(fleets.place)}, separators=(",", ":"))
+    command = f"{program()} - {config} inner 2 call ready,forever {{}}"
+    fleet = fleets.make(group(command, 2, kind="run", healthy_after_ms=1), grace_ms=5000)
+    fleet.until_log("begin", 4)
+    first = fleet.log("begin")
+    supervisors = fleet.pids()
+    os.kill(supervisors[0], signal.SIGKILL)
+    fleet.until_log("begin", 6)
+    until(
+        "those of the killed one are gone, and nobody else",
+        lambda: sum(alive(line.pid) for line in first) == 2,
+        tell=fleet.tell,
+    )
+    fleet.until("all is there", lambda: len(fleet.processes()) == 1 + 2 + 4)
+    assert fleet.stop() == 0, fleet.tell()
+    until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
+
+
+def test_a_wrong_variable_is_named(fleets: Fleets) -> None:
+    fleet = fleets.make(group("ready,beat"), env={"TELEMETRY_FLEET_STALE_MS": "soon"})
+    fleet.expects_life = False
+    assert fleet.end() == 88
+    assert "TELEMETRY_FLEET_STALE_MS" in fleet.stderr() and "soon" in fleet.stderr()
+    assert "0 to 86400000" in fleet.stderr()
+
+
+def test_a_fleet_of_nobody(fleets: Fleets) -> None:
+    """It does nothing, says so, and can be given work."""
+    fleet = fleets.make(group("ready,beat", 0), options="orders")
+    status = fleet.until_status("begun", lambda s: s["slots"]["want"] == 0)
+    assert status["workers"] == []
+    assert fleet.order("resize w 2") == OK
+    fleet.until_ready(2)
+    assert fleet.get("/readyz")[0] == 200
+    assert fleet.stop() == 0, fleet.tell()
+
+
 def test_a_watched_descriptor_that_ends_or_is_taken_out(fleets: Fleets) -> None:
     fleet = fleets.make(group("ready,beat"), options="orders")
     fleet.until_ready(1)

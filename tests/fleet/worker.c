@@ -12,6 +12,7 @@
 static const char *self;
 static telemetry_fleet_t *fleet;
 static int forks;
+static int leave;
 
 static int has(const char *options, const char *name) {
   size_t size = strlen(name);
@@ -95,6 +96,7 @@ static void obey(char *line) {
     status = setrlimit(RLIMIT_NPROC, &limit);
   } else if (!strcmp(line, "run")) status = telemetry_fleet_run(fleet);
   else if (!strcmp(line, "step")) status = telemetry_fleet_step(fleet, 0);
+  else if (!strcmp(line, "leave")) leave = 1, status = 0; /* run_by_steps: give it back while it runs */
   else if (!strcmp(line, "elsewhere")) call_from_elsewhere(), status = 0;
   else if (!strcmp(line, "thread")) start_thread(), status = 0;
   else if (!strcmp(line, "unwatch")) status = telemetry_fleet_watch(fleet, 0, NULL, NULL);
@@ -140,9 +142,40 @@ static int run_by_steps(void) {
   do {
     poll(&fleet_and_other, 1, 60000);
     turns++;
-  } while ((status = telemetry_fleet_step(fleet, 0)) == TELEMETRY_OK);
+  } while ((status = telemetry_fleet_step(fleet, 0)) == TELEMETRY_OK && !leave);
+  if (leave) return 0;
   int code = telemetry_fleet_run(fleet);
   note("steps %d status %d code %d again %d", turns, (int)status, code, (int)telemetry_fleet_run(fleet));
+  return code;
+}
+
+/* From the making of a fleet to its end; its exit status. */
+static int one_fleet(const char *options, int argc, char **argv) {
+  telemetry_status status = telemetry_fleet_new(argv[2], &fleet);
+  if (status != TELEMETRY_OK) {
+    complain("new", status);
+    return 88;
+  }
+  if (has(options, "own_fork")) telemetry_fleet_set_fork(fleet, own_fork, &forks);
+  if (has(options, "prepare")) telemetry_fleet_prepare(fleet, prepare, "well");
+  if (has(options, "prepare_hangs")) telemetry_fleet_prepare(fleet, prepare, "hang");
+  if (has(options, "prepare_fails")) telemetry_fleet_prepare(fleet, prepare, "fail");
+  for (int i = 3; i < argc; i += 5) {
+    status = add(argv[i], (uint32_t)atoi(argv[i + 1]), argv[i + 2], argv[i + 3], argv[i + 4]);
+    if (status != TELEMETRY_OK) {
+      complain("add", status);
+      return 87;
+    }
+  }
+  if (has(options, "orders")) {
+    fcntl(0, F_SETFL, O_NONBLOCK);
+    telemetry_fleet_watch(fleet, 0, on_order, NULL);
+  }
+  int code = has(options, "steps") ? run_by_steps() : telemetry_fleet_run(fleet);
+  if (code) complain("run", code);
+  if (has(options, "own_fork")) note("forks %d", forks);
+  if (has(options, "signals")) note_signals();
+  telemetry_fleet_free(fleet);
   return code;
 }
 
@@ -169,30 +202,11 @@ int main(int argc, char **argv) {
   if (has(options, "buffered")) printf("said once\n"); /* stays in the buffer: stdout is a file */
   if (has(options, "atexit")) atexit(at_exit);
   if (has(options, "thread")) start_thread();
-  telemetry_status status = telemetry_fleet_new(argv[2], &fleet);
-  if (status != TELEMETRY_OK) {
-    complain("new", status);
-    return 88;
+  int code = one_fleet(options, argc, argv);
+  if (has(options, "twice")) {
+    note_descriptors();
+    code = one_fleet(options, argc, argv);
+    note_descriptors();
   }
-  if (has(options, "own_fork")) telemetry_fleet_set_fork(fleet, own_fork, &forks);
-  if (has(options, "prepare")) telemetry_fleet_prepare(fleet, prepare, "well");
-  if (has(options, "prepare_hangs")) telemetry_fleet_prepare(fleet, prepare, "hang");
-  if (has(options, "prepare_fails")) telemetry_fleet_prepare(fleet, prepare, "fail");
-  for (int i = 3; i < argc; i += 5) {
-    status = add(argv[i], (uint32_t)atoi(argv[i + 1]), argv[i + 2], argv[i + 3], argv[i + 4]);
-    if (status != TELEMETRY_OK) {
-      complain("add", status);
-      return 87;
-    }
-  }
-  if (has(options, "orders")) {
-    fcntl(0, F_SETFL, O_NONBLOCK);
-    telemetry_fleet_watch(fleet, 0, on_order, NULL);
-  }
-  int code = has(options, "steps") ? run_by_steps() : telemetry_fleet_run(fleet);
-  if (code) complain("run", code);
-  if (has(options, "own_fork")) note("forks %d", forks);
-  if (has(options, "signals")) note_signals();
-  telemetry_fleet_free(fleet);
   return code;
 }
