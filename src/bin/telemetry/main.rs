@@ -2,7 +2,7 @@
 //!
 //! Invariants: no sub-command is linked into the shared library (cargo feature `tool`); a bad argument
 //! ends with status 2 and names the flag, the value and what is allowed; any other failure ends with
-//! status 1 and one line on stderr; stdout carries only what a program would read.
+//! status 1 and one line on stderr (a fleet has statuses of its own); stdout carries only what a program would read.
 #![forbid(unsafe_code)]
 
 mod collect;
