@@ -153,7 +153,8 @@ fn fold(inner: &mut Inner, index: usize) {
     }
     let shown = inner.policy.slot(index).restarts;
     if let Some(carried) = inner.carried_restarts.get_mut(index) {
-        *carried = 0u32.wrapping_sub(shown);
+        // The first worker that the new group has there is no restart, though the slot has had others.
+        *carried = 0u32.wrapping_sub(shown + 1);
     }
 }
 
