@@ -490,6 +490,26 @@ fn a_full_board_turns_away_and_counts_until_somebody_ends() {
 }
 
 #[test]
+fn a_board_that_was_just_made_is_not_taken_for_an_abandoned_one() {
+    let _turn = alone();
+    let (first, me) = (board("fresh"), Identity::mine());
+    let second = board("later");
+    assert!(first.path().exists(), "whoever makes another looks at it");
+    // Nor one whose owner has not said yet who he is.
+    let (index, token) = first.claim(&member(me)).unwrap();
+    assert!(first.write(index, token, &figures(0, true), || true));
+    let (index, token) = first.claim(&member(me)).unwrap();
+    first.row(index).unwrap().of.store(token ^ 2, Ordering::Relaxed);
+    first.leave(&me);
+    assert!(first.path().exists());
+    first.row(index).unwrap().of.store(token, Ordering::Relaxed);
+    assert!(first.write(index, token, &figures(0, true), || true));
+    first.leave(&me);
+    assert!(!first.path().exists());
+    fs::remove_file(second.path()).unwrap();
+}
+
+#[test]
 fn the_row_of_the_longest_dead_goes_first_and_never_to_two() {
     let _turn = alone();
     let (family, me, gone) = (board("reclaim"), Identity::mine(), dead());
