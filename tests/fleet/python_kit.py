@@ -20,6 +20,8 @@ SDKS = ROOT / ".venv" / "sdks" / "newest"
 def environment(directory: Path, *, sdks: bool = False, **more: str) -> dict[str, str]:
     """That of a program whose workers write to that directory."""
     env = {key: one for key, one in harness.environment().items() if not key.startswith("OTEL_")}
+    # What is buffered is to be seen once.
+    env.pop("PYTHONUNBUFFERED", None)
     paths = [str(HERE), env["PYTHONPATH"]] + ([str(SDKS)] if sdks else [])
     env["PYTHONPATH"] = os.pathsep.join(paths)
     env["FLEET_TEST_DIR"] = str(directory)

@@ -81,7 +81,7 @@ def ends() -> int:
     """What outlives a stop: threads, and one that is deaf to TERM."""
     from python_workers import deaf, threads
 
-    fleet = Fleet(mode="fork", **{**QUICK, "grace": 1.5})
+    fleet = Fleet(mode="fork", **{**QUICK, "grace": 1.2})
     fleet.start_worker("threads", threads)
     fleet.start_worker("deaf", deaf)
     return fleet.run()

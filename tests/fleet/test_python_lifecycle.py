@@ -170,16 +170,7 @@ def test_hangs_are_ended_and_say_where(mode: str, tmp_path: Path) -> None:
         assert app.stop(signal.SIGTERM, 20) == 0
 
 
-def test_ctrl_c_ends_all_in_order(tmp_path: Path) -> None:
-    with App(tmp_path, "lifecycle", "fork") as app:
-        app.until_ready()
-        os.killpg(app.process.pid, signal.SIGINT)
-        assert app.process.wait(20) == 0
-        assert "Traceback" not in app.output() and "KeyboardInterrupt" not in app.output()
-        assert len(app.notes("end")) == len(ALL)
-
-
-def test_int_at_a_worker_is_its_keyboard_interrupt(tmp_path: Path) -> None:
+def test_int_at_a_worker_and_at_all(tmp_path: Path) -> None:
     with App(tmp_path, "lifecycle", "fork") as app:
         app.until_ready()
         app.wait_for("it is in its block", lambda: app.notes("begin", name="bare"))
@@ -196,13 +187,21 @@ def test_int_at_a_worker_is_its_keyboard_interrupt(tmp_path: Path) -> None:
         )
         # The block's finally was run.
         assert app.notes("end", name="bare", pid=before["bare"]["pid"])
-        assert app.stop() == 0
+        # Ctrl-C in a terminal: the supervisor ends all, in order.
+        app.until_ready()
+        bare = app.workers()["bare"]["pid"]
+        app.wait_for("it works", lambda: app.notes("begin", name="bare", pid=bare))
+        os.killpg(app.process.pid, signal.SIGINT)
+        assert app.process.wait(20) == 0
+        assert "Traceback" not in app.output() and "KeyboardInterrupt" not in app.output()
+        assert len(app.notes("end")) == len(ALL) + 1
 
 
 @pytest.mark.parametrize("mode", ("fork", "zygote"))
 def test_workers_do_not_outlive_a_killed_supervisor(mode: str, tmp_path: Path) -> None:
     with App(tmp_path, "lifecycle", mode) as app:
         app.until_ready()
+        app.wait_for("all work", lambda: len(app.notes("begin")) == len(ALL))
         pids = [one["pid"] for one in app.workers().values()] + harness.children(app.process.pid)
         app.process.kill()
         app.until_gone(pids)
