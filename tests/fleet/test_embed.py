@@ -287,7 +287,12 @@ def test_null_everywhere_and_wrong_groups() -> None:
     assert lib.telemetry_fleet_add(fleet, b"w", 1, None, body, None) == OK
     refused(None, b"w", 1, "w", "already")
     size = ctypes.c_size_t()
-    assert lib.telemetry_fleet_status(fleet, None, 0, ctypes.byref(size)) == TOO_LARGE
+    assert lib.telemetry_fleet_status(fleet, None, 0, ctypes.byref(size)) == OK, "only its length"
+    assert size.value > 100
+    assert lib.telemetry_fleet_status(fleet, None, 100, None) == INVALID
+    small = ctypes.create_string_buffer(b"x" * 20)
+    assert lib.telemetry_fleet_status(fleet, small, 20, ctypes.byref(size)) == TOO_LARGE
+    assert small.value == b"x" * 20, "written only if it fits"
     room = ctypes.create_string_buffer(size.value + 100)
     assert lib.telemetry_fleet_status(fleet, room, len(room), ctypes.byref(size)) == OK
     assert json.loads(room.value)["schema"] == 1

@@ -311,7 +311,10 @@ def test_usr2_with_a_broken_program_changes_nothing(fleets: Fleets) -> None:
 def test_usr2_leaks_nothing_and_keeps_counts(fleets: Fleets) -> None:
     fleet = fleets.make(group("ready,1?s0?die=9,items=5", 2, healthy_after_ms=1))
     fleet.until_status(
-        "some work is done", lambda s: s["totals"]["done"] > 3 and s["restarts"]["total"] == 1
+        "some work is done",
+        lambda s: (
+            s["totals"]["done"] > 3 and s["restarts"]["total"] == 1 and s["slots"]["ready"] == 2
+        ),
     )
     fds = []
     for turn in range(6):
