@@ -1,7 +1,7 @@
 """Runs the tests of the fleet beside each other: nearly all of their time is waiting.
 
 A test that takes nothing but `fleets` and its own parameters runs in a thread of a pool from the
-first such test on; pytest's own turn at it takes the result. Those marked `alone` are not.
+first such test on; pytest's own turn at it takes the result.
 """
 
 from __future__ import annotations
@@ -20,11 +20,6 @@ from stage import orphans_come_to_us  # noqa: F401
 TOGETHER = 12
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Known marks only: --strict-markers."""
-    config.addinivalue_line("markers", "alone: not beside other tests of the fleet")
-
-
 class Pool:
     """The threads, and what each test in them came to."""
 
@@ -40,9 +35,7 @@ class Pool:
 
 
 def _beside_others(item: pytest.Item) -> bool:
-    return (
-        "fleets" in getattr(item, "fixturenames", ()) and item.get_closest_marker("alone") is None
-    )
+    return item.path.parent == rooms.HERE and "fleets" in getattr(item, "fixturenames", ())
 
 
 POOL = pytest.StashKey[Pool]()
@@ -69,13 +62,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def fleets(request: pytest.FixtureRequest) -> Iterator[rooms.Fleets | None]:
-    """fleets.make(group(...), ...): a fleet that runs. A test in the pool has its own."""
-    if _beside_others(request.node):
-        yield None
-    else:
-        with rooms.opened() as made:
-            yield made
+def fleets() -> None:
+    """fleets.make(group(...), ...): a fleet that runs. What a test gets is made in its thread."""
 
 
 @pytest.fixture(scope="session", autouse=True)

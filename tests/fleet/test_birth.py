@@ -211,7 +211,7 @@ def test_a_storm_of_term_while_it_forks(fleets: Fleets, mode: str) -> None:
                     struck += 1
                 except ProcessLookupError:
                     pass
-    assert struck > 20
+    assert struck > 20, fleet.tell()
     fleet.until_ready(12, seconds=60)
     assert not fleet.log("handler"), fleet.tell()
     began = time.monotonic()

@@ -42,7 +42,7 @@ def test_killed_workers_lose_no_acknowledged_item(fleets: Fleets, kind: str) -> 
             struck.add(slot)
             kills += 1
         # Forks are limited to two a second in the long run.
-        at = time.monotonic() + dice.uniform(0.2, 0.5)
+        at = time.monotonic() + dice.uniform(0.4, 0.9)
         while time.monotonic() < at:
             status = fleet.status()
             for slot, now in counts(status).items():
