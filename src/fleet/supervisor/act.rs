@@ -127,7 +127,11 @@ impl Inner {
             }
         }
         let Some(zygote) = &self.zygote else { return Err(io::ErrorKind::NotConnected.into()) };
-        zygote.ask(slot as u32, group as u32, incarnation)?;
+        if let Err(why) = zygote.ask(slot as u32, group as u32, incarnation) {
+            // It has ended already; what it said last may say why.
+            self.drop_zygote(libc::EPIPE, now);
+            return Err(why);
+        }
         self.asked.push((slot, incarnation));
         Ok(())
     }

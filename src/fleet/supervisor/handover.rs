@@ -100,6 +100,11 @@ impl Inner {
             // Nobody is to bear the number of one who was there before.
             let last = place.map_or(0, |place| place.supervised.incarnation.load(Ordering::Relaxed));
             self.policy.begin_at(index, last);
+            if let (Some(held), Some(place)) = (self.held.get_mut(index), place.filter(|_| last > 0)) {
+                let name = text_of(&place.supervised.name);
+                let group = self.entries.iter().position(|entry| entry.name == name);
+                *held = Some(group.unwrap_or(usize::MAX));
+            }
         }
         for (slot, pidfd, stop) in handed.slots.clone() {
             let Some(place) = self.board.slot(slot) else { continue };

@@ -141,6 +141,8 @@ struct Inner {
     strays: bool,
     /// What an exit status other than 0 is about, if the policy does not know.
     trouble: Option<String>,
+    /// Whose worker each slot had last.
+    held: Vec<Option<usize>>,
     /// What the board shows of each slot.
     shown: Vec<SlotView>,
     /// And why the fleet is not live or ready.
@@ -220,6 +222,7 @@ impl Fleet {
             reexec: false,
             strays: false,
             trouble: None,
+            held: vec![None; slots],
             shown: vec![SlotView::default(); slots],
             reasons: Vec::new(),
             carried: [0; Cause::COUNT],

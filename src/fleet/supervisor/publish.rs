@@ -116,9 +116,9 @@ pub fn slot(inner: &mut Inner, index: usize) {
 
 /// Make the worker's part of a slot ready for a new one. Nobody writes there now.
 pub fn blank(inner: &mut Inner, index: usize, group: usize, incarnation: u64) {
-    let name = inner.entries.get(group).map_or("", |entry| entry.name.as_str());
-    let before = group_name(inner, index);
-    if !before.is_empty() && before != name {
+    if let Some(held) = inner.held.get_mut(index)
+        && held.replace(group).is_some_and(|before| before != group)
+    {
         fold(inner, index);
     }
     let Some(place) = inner.board.slot(index) else { return };
