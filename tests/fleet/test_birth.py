@@ -195,6 +195,7 @@ def test_a_storm_of_term_while_it_forks(fleets: Fleets, mode: str) -> None:
         intensity=100_000,
         **config,
     )
+    fleet.until_log("begin")  # so the zygote is known, and not struck
     struck = 0
     end = time.monotonic() + (20 if LONG else 2)
     me = fleet.pid

@@ -51,7 +51,7 @@ def test_births_and_deaths_cost_nothing_that_stays(fleets: Fleets, mode: str) ->
 
 def test_crashes_cost_nothing_that_stays(fleets: Fleets) -> None:
     """The same of crashes, as many as the bucket allows."""
-    seconds = 120 if LONG else 4
+    seconds = 60 if LONG else 4
     fleet = fleets.make(
         group("ready,until=30,die=9", 24, crash_limit=1000, backoff_base_ms=0),
         intensity=1_000_000,

@@ -117,6 +117,35 @@ def test_a_group_that_is_added_later(fleets: Fleets) -> None:
     until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
 
 
+def test_a_group_that_is_added_while_others_start(fleets: Fleets) -> None:
+    """What the zygote before was asked for is not forgotten."""
+    fleet = fleets.make(
+        group("ready,beat", 4, start_deadline_ms=3000),
+        options="orders,prepare_slow",
+        mode="zygote",
+    )
+    fleet.until_log("prepare slow")
+    assert fleet.order("add late 2 call ready,beat") == 0
+    fleet.until_ready(6)
+    assert fleet.status()["restarts"]["total"] == 0, fleet.tell()
+    assert fleet.stop() == 0, fleet.tell()
+    until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
+    assert len(fleet.log("begin")) == 6
+
+
+def test_hup_while_what_prepares_runs(fleets: Fleets) -> None:
+    fleet = fleets.make(
+        group("ready,beat", 4, start_deadline_ms=3000, backoff_cap_ms=100),
+        options="prepare_slow",
+        mode="zygote",
+    )
+    fleet.until_log("prepare slow")
+    fleet.signal(signal.SIGHUP)
+    fleet.until_ready(4)
+    assert fleet.stop() == 0, fleet.tell()
+    until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
+
+
 def test_a_stopped_zygote_is_no_matter_to_those_that_live(fleets: Fleets) -> None:
     """The deadline of the start that it was asked for ends it; the next one makes the worker."""
     fleet = fleets.make(

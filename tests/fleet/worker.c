@@ -38,6 +38,7 @@ static int prepare(void *user) {
   note("prepare %s", how);
   if (!strcmp(how, "hang"))
     for (;;) pause();
+  if (!strcmp(how, "slow")) nap_ms(600);
   return !strcmp(how, "fail") ? 7 : 0;
 }
 
@@ -159,6 +160,7 @@ static int one_fleet(const char *options, int argc, char **argv) {
   if (has(options, "own_fork")) telemetry_fleet_set_fork(fleet, own_fork, &forks);
   if (has(options, "prepare")) telemetry_fleet_prepare(fleet, prepare, "well");
   if (has(options, "prepare_hangs")) telemetry_fleet_prepare(fleet, prepare, "hang");
+  if (has(options, "prepare_slow")) telemetry_fleet_prepare(fleet, prepare, "slow");
   if (has(options, "prepare_fails")) telemetry_fleet_prepare(fleet, prepare, "fail");
   for (int i = 3; i < argc; i += 5) {
     status = add(argv[i], (uint32_t)atoi(argv[i + 1]), argv[i + 2], argv[i + 3], argv[i + 4]);
