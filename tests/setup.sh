@@ -22,6 +22,8 @@ need readelf binutils
 need man man-db
 need mandoc mandoc
 need groff groff-base
+need chromium chromium
+need setpriv util-linux
 need openssl openssl
 need dh debhelper
 need lintian lintian

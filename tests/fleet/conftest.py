@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import fleets as rooms
 import pytest
 
 # Fixtures: pytest finds them by their names here.
 from stage import orphans_come_to_us  # noqa: F401
+
+import fleets as rooms
 
 TOGETHER = 12
 

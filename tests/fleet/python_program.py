@@ -89,9 +89,8 @@ def ends() -> int:
 
 def clients(endpoint: str) -> int:
     """Telemetry of workers that just return."""
-    from python_workers import clients as target
-
     from libtelemetry import Client
+    from python_workers import clients as target
 
     inherited = Client(endpoint)
     fleet = Fleet(mode="fork", **QUICK)

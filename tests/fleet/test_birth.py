@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fleets import LONG, Fleets, Line, alive, group, until
 
 MODES = ["call", "zygote", "self"]

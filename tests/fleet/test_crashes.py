@@ -9,6 +9,7 @@ import socket
 import time
 
 import pytest
+
 from fleets import Fleet, Fleets, alive, group, until
 
 MODES = ["call", "zygote", "self"]

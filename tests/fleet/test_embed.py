@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from fleets import Fleets, alive, group, program, until
 
 OK, TOO_LARGE, CLOSED, INVALID, IO = 0, 2, 3, 5, 6

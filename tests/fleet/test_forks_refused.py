@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fleets import Fleets, alive, group, until
 
 USERS = itertools.count(61_000 + os.getpid() % 500 * 8)

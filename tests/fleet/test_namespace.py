@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from fleets import Fleet, Fleets, group, state_of, until
 
 MODES = ["call", "zygote", "self"]

@@ -1,5 +1,8 @@
-"""The fleet's page as a browser shows it: headless Chromium loads it from a running supervisor, and what the picture holds
-(rows, states, the banner) is compared with the status, not its pixels. docs/page.png is how it looked last."""
+"""The fleet's page as a browser shows it.
+
+Headless Chromium loads it from a running supervisor; what the picture holds (rows, states, the
+banner) is compared with the status, and not its pixels. docs/page.png is how it looked last.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ import harness
 LIMIT = 30
 PICTURE = Path(__file__).parent / "docs" / "page.png"
 
-# By its slot: one that works, one that is gone at once each time, one that says that it must not be started again.
+# By its slot: one that works, one that is gone at once, one that must not be started again.
 WORKER = r"""
 case "$TELEMETRY_FLEET" in
 *slot=0,*) trap 'exit 0' TERM; while :; do sleep 0.05; done ;;
@@ -77,7 +80,8 @@ def fleet(tmp_path: Path) -> Iterator[int]:
     """A fleet with a worker in each of three states; the port of its endpoint."""
     settings = {"crash_limit": 1, "backoff_base_ms": 600_000, "backoff_cap_ms": 600_000}
     flags = ["-n", "3", "--name", "shop", "--config", json.dumps(settings)]
-    command = [str(harness.TOOL), "fleet", *flags, "--health", "127.0.0.1:0", "--", "sh", "-c", WORKER]
+    flags += ["--health", "127.0.0.1:0", "--", "sh", "-c", WORKER]
+    command = [str(harness.TOOL), "fleet", *flags]
     environment = {**os.environ, "TELEMETRY_RUNTIME_DIR": str(tmp_path / "run")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
@@ -91,13 +95,16 @@ def fleet(tmp_path: Path) -> Iterator[int]:
         process.communicate(timeout=LIMIT)
 
 
-def chromium(*flags: str) -> str:
-    """What headless Chromium prints."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+def chromium(url: str, picture: Path) -> str:
+    """The document as headless Chromium has it after a while; its picture in that file."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.skip("no chromium")
-    base = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,640"]
-    done = subprocess.run([program, *base, *flags], capture_output=True, text=True, timeout=LIMIT, check=True)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    flags += ["--window-size=1280,640", "--virtual-time-budget=2500"]
+    command = [program, *flags, "--dump-dom", f"--screenshot={picture}", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
     return done.stdout
 
 
@@ -110,8 +117,7 @@ def test_a_browser_shows_each_worker_in_its_state(fleet: int, tmp_path: Path) ->
     found = status(fleet)
     url = f"http://127.0.0.1:{fleet}/"
     picture = tmp_path / "page.png"
-    page = Table(chromium("--dump-dom", "--virtual-time-budget=2500", url))
-    chromium(f"--screenshot={picture}", url)
+    page = Table(chromium(url, picture))
 
     rows = {row[0]: row for row in page.rows if row and row[0].isdigit()}
     assert set(rows) == {"0", "1", "2"}

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import pytest
+
 from fleets import Fleet, Fleets, group, until
 
 

@@ -9,12 +9,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import harness
 import pytest
-from python_kit import App, environment, run
 
+import harness
 from libtelemetry import ConfigError
 from libtelemetry.fleet import Fleet, current_worker
+from python_kit import App, environment, run
 
 TARGET = """
 from libtelemetry.fleet import current_worker

@@ -7,8 +7,9 @@ import re
 import signal
 from pathlib import Path
 
-import harness
 import pytest
+
+import harness
 from harness import wait_until
 from python_kit import App
 

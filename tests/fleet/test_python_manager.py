@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import harness
 import pytest
-from harness import BIN, wait_until
-from python_kit import HERE, App, environment
 
+import harness
+from harness import BIN, wait_until
 from libtelemetry import ConfigError
 from libtelemetry.fleet import ProcessManager
+from python_kit import HERE, App, environment
 
 KEYS = {
     "alive", "pid", "processed", "errors", "decoding_errors", "published", "processing_errors",

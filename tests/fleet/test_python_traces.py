@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from python_kit import SDKS, App, run
 
 from libtelemetry import ConfigError
 from libtelemetry.fleet import Fleet
+from python_kit import SDKS, App, run
 
 pytestmark = pytest.mark.skipif(
     not (SDKS / "opentelemetry" / "sdk").exists(), reason=f"{SDKS} is missing: run tests/setup.sh"

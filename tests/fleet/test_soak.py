@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+
 from fleets import LONG, MEASURED, Fleets, descriptors, group, rss_kb, until
 
 BATCH = 50

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import TOOL, environment, wait_until
 
+from harness import TOOL, environment, wait_until
 from libtelemetry import Client
 
 HEADER, SLOT = 1024, 1536

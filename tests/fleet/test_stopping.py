@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+
 from fleets import Fleet, Fleets, alive, group, until
 
 MODES = ["call", "zygote", "self"]

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+
 from fleets import LONG, MEASURED, WAIT_S, Fleets, alive, group, until
 
 SECONDS = 60 if LONG else 4

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import BIN, ROOT, Collector, Server, environment, free_port, wait_until
 
+from harness import BIN, ROOT, Collector, Server, environment, free_port, wait_until
 from libtelemetry import Client, Stats
 
 HERE = Path(__file__).resolve().parent
