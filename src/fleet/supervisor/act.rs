@@ -120,11 +120,7 @@ impl Inner {
     fn ask_zygote(&mut self, slot: usize, group: usize, incarnation: u64, now: Ms) -> io::Result<()> {
         if self.zygote.as_ref().is_none_or(|zygote| zygote.groups <= group) {
             // One that knows all groups.
-            self.drop_zygote(libc::EAGAIN, now);
-            self.zygote = Some(self.fork_zygote()?);
-            if let (Some(l), Some(zygote)) = (&self.begun, &self.zygote) {
-                l.epoll.add(zygote.as_fd(), Interest::Read, turn::ZYGOTE)?;
-            }
+            self.renew_zygote(now)?;
         }
         let Some(zygote) = &self.zygote else { return Err(io::ErrorKind::NotConnected.into()) };
         if let Err(why) = zygote.ask(slot as u32, group as u32, incarnation) {
@@ -133,6 +129,21 @@ impl Inner {
             return Err(why);
         }
         self.asked.push((slot, incarnation));
+        Ok(())
+    }
+
+    /// A new zygote, which is asked for what the one before was asked for and has not done.
+    pub(super) fn renew_zygote(&mut self, now: Ms) -> io::Result<()> {
+        self.end_zygote(now);
+        let zygote = self.fork_zygote()?;
+        if let Some(l) = &self.begun {
+            l.epoll.add(zygote.as_fd(), Interest::Read, turn::ZYGOTE)?;
+        }
+        for (slot, incarnation) in &self.asked {
+            let group = self.policy.slot(*slot).group.unwrap_or(usize::MAX);
+            zygote.ask(*slot as u32, group as u32, *incarnation)?;
+        }
+        self.zygote = Some(zygote);
         Ok(())
     }
 

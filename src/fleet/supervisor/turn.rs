@@ -201,14 +201,19 @@ impl Inner {
         self.asked.retain(|asked| *asked != (slot, incarnation));
     }
 
-    /// End the zygote and hear what it said last; what it was asked for and has not done fails with `errno`.
-    pub(super) fn drop_zygote(&mut self, errno: i32, now: Ms) {
+    /// End the zygote and hear what it said last.
+    pub(super) fn end_zygote(&mut self, now: Ms) {
         if let Some(zygote) = self.zygote.take() {
             zygote.end();
             while let Ok(Some(word)) = zygote.hear() {
                 self.heard(word, now);
             }
         }
+    }
+
+    /// The same; what it was asked for and has not done fails with `errno`.
+    pub(super) fn drop_zygote(&mut self, errno: i32, now: Ms) {
+        self.end_zygote(now);
         for (slot, _) in std::mem::take(&mut self.asked) {
             self.step(Event::ForkFailed { slot, errno }, now);
         }
@@ -262,8 +267,12 @@ impl Inner {
                     notify.ready("replacing workers");
                 }
                 self.board.header().generation.fetch_add(1, Ordering::Relaxed);
-                // A new one loads what is new.
-                self.drop_zygote(libc::EAGAIN, now);
+                // A new one loads what is new: now, if the old one has something to do yet.
+                let busy = !self.asked.is_empty();
+                self.end_zygote(now);
+                if busy && self.renew_zygote(now).is_err() {
+                    self.drop_zygote(libc::EAGAIN, now);
+                }
                 Event::Reload
             }
             libc::SIGTTIN => resize(self, 1),
