@@ -138,11 +138,17 @@ mod tests {
     use crate::platform::poll::{Interest, wait};
     use std::time::Duration;
 
+    /// A child that only [`Child`] waits for.
+    fn spawn(program: &str, arguments: &[&str]) -> Child {
+        #[allow(clippy::zombie_processes, reason = "it is reaped by its descriptor, which is what is tested")]
+        let process = std::process::Command::new(program).args(arguments).spawn().unwrap();
+        Child::open(process.id()).unwrap()
+    }
+
     #[test]
     fn tells_how_it_ended_once() {
         for (shell, code, signal) in [("exit 7", 7, 0), ("kill -USR1 $$", 0, libc::SIGUSR1)] {
-            let process = std::process::Command::new("sh").args(["-c", shell]).spawn().unwrap();
-            let child = Child::open(process.id()).unwrap();
+            let child = spawn("sh", &["-c", shell]);
             assert!(wait(child.as_fd(), Interest::Read, Duration::from_secs(20)).unwrap());
             assert_eq!(child.reap().unwrap(), Some(Ended { code, signal, core: false }));
             assert!(child.reap().is_err(), "it is no more");
@@ -151,8 +157,7 @@ mod tests {
 
     #[test]
     fn one_that_lives_has_not_ended_and_dies_of_kill() {
-        let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let child = Child::open(process.id()).unwrap();
+        let child = spawn("sleep", &["1000"]);
         assert_eq!(child.reap().unwrap(), None);
         child.signal(libc::SIGKILL);
         assert!(wait(child.as_fd(), Interest::Read, Duration::from_secs(20)).unwrap());
