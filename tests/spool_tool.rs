@@ -101,8 +101,16 @@ impl Owner {
         self.0.id()
     }
 
+    /// Not before it stands still.
     fn stop(self) -> Owner {
         signal(&self.0, "STOP");
+        let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        let threads = || fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap().flatten();
+        let start = Instant::now();
+        while !threads().all(|task| fs::read_to_string(task.path().join("stat")).is_ok_and(stopped)) {
+            assert!(start.elapsed() < Duration::from_secs(30), "it never stops");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self
     }
 }

@@ -5,14 +5,14 @@
 #![forbid(unsafe_code)]
 
 use super::health::document::{
-    self, BUSY, CAUSES, Events, Flags, Items, LastExit, PHASES, Probe, Restarts, SCHEMA, STATES, Slots,
-    Status, Supervisor, Totals, Worker, name_in,
+    BUSY, CAUSES, Events, Flags, Items, LastExit, PHASES, Probe, Restarts, SCHEMA, STATES, Slots, Status,
+    Supervisor, Totals, Worker, name_in,
 };
 use super::policy::SlotState;
 use crate::board::layout::{COUNTER_NAMES, COUNTERS, flag, probe, verdict};
 use crate::board::scoreboard::{Board, text_of};
 use crate::board::view::SlotView;
-use crate::platform::{clock, spawn};
+use crate::platform::{clock, signals, spawn};
 use std::sync::atomic::Ordering;
 
 fn seconds(ns: u64) -> f64 {
@@ -103,7 +103,7 @@ fn worker(index: usize, view: &SlotView, now: u64, names: &[String]) -> Worker {
         last_exit: (s.exit_cause != 0).then(|| LastExit {
             cause: name_in(&CAUSES, s.exit_cause),
             code: (signal == 0).then_some(s.exit_code),
-            signal: (signal != 0).then(|| document::signal_name(signal)),
+            signal: (signal != 0).then(|| signals::name(signal)),
             core: s.exit_bits & 1 != 0,
             oom: s.exit_bits & 2 != 0,
             age_s: seconds(now.saturating_sub(s.ended_ns)),

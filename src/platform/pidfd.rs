@@ -62,7 +62,13 @@ impl Child {
 
     /// How it ended, once: afterwards it is no more. `None`: it has not.
     pub fn reap(&self) -> io::Result<Option<Ended>> {
-        reap(libc::P_PIDFD, self.fd.as_raw_fd() as libc::id_t).map(|found| found.map(|(_, ended)| ended))
+        wait(libc::P_PIDFD, self.fd.as_raw_fd() as libc::id_t, 0)
+    }
+
+    /// The same, and it can be asked once more.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let ended = wait(libc::P_PIDFD, self.fd.as_raw_fd() as libc::id_t, libc::WNOWAIT)?;
+        Ok(ended.is_some())
     }
 }
 
@@ -110,14 +116,14 @@ pub fn wait_for(pid: u32) {
 
 /// Reap the child with that number.
 pub fn reap_pid(pid: u32) -> io::Result<Option<Ended>> {
-    reap(libc::P_PID, pid as libc::id_t).map(|found| found.map(|(_, ended)| ended))
+    wait(libc::P_PID, pid as libc::id_t, 0)
 }
 
-fn reap(by: libc::idtype_t, id: libc::id_t) -> io::Result<Option<(u32, Ended)>> {
+fn wait(by: libc::idtype_t, id: libc::id_t, more: i32) -> io::Result<Option<Ended>> {
     // SAFETY: all-zero bytes are a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: a valid place.
-    if unsafe { libc::waitid(by, id, &raw mut info, libc::WEXITED | libc::WNOHANG) } != 0 {
+    if unsafe { libc::waitid(by, id, &raw mut info, libc::WEXITED | libc::WNOHANG | more) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: filled in for a child, or zero as before.
@@ -129,7 +135,7 @@ fn reap(by: libc::idtype_t, id: libc::id_t) -> io::Result<Option<(u32, Ended)>> 
         libc::CLD_EXITED => Ended { code: status, ..Ended::default() },
         code => Ended { signal: status, core: code == libc::CLD_DUMPED, code: 0 },
     };
-    Ok(Some((pid as u32, ended)))
+    Ok(Some(ended))
 }
 
 #[cfg(test)]
@@ -150,6 +156,7 @@ mod tests {
         for (shell, code, signal) in [("exit 7", 7, 0), ("kill -USR1 $$", 0, libc::SIGUSR1)] {
             let child = spawn("sh", &["-c", shell]);
             assert!(wait(child.as_fd(), Interest::Read, Duration::from_secs(20)).unwrap());
+            assert!(child.has_ended().unwrap() && child.has_ended().unwrap());
             assert_eq!(child.reap().unwrap(), Some(Ended { code, signal, core: false }));
             assert!(child.reap().is_err(), "it is no more");
         }

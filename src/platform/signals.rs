@@ -305,6 +305,8 @@ pub fn name(signal: i32) -> String {
         (libc::SIGVTALRM, "VTALRM"),
         (libc::SIGPROF, "PROF"),
         (libc::SIGIO, "IO"),
+        (libc::SIGSTKFLT, "STKFLT"),
+        (libc::SIGPWR, "PWR"),
         (libc::SIGSYS, "SYS"),
         (libc::SIGXCPU, "XCPU"),
         (libc::SIGXFSZ, "XFSZ"),

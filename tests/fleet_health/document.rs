@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use telemetry::fleet::health::document::{
     CLASSES, Events, Flags, Items, LastExit, Probe, Restarts, SCHEMA, Slots, Status, Supervisor, Totals,
-    Worker, signal_name,
+    Worker,
 };
 
 /// A worker of each kind.
@@ -22,7 +22,13 @@ pub fn workers() -> Vec<Worker> {
         .into()
     };
     let end = |cause, code, signal: Option<i32>, age_s| {
-        Some(LastExit { cause, code, signal: signal.map(signal_name), age_s, ..LastExit::default() })
+        Some(LastExit {
+            cause,
+            code,
+            signal: signal.map(telemetry::platform::signals::name),
+            age_s,
+            ..LastExit::default()
+        })
     };
     let at_work = |slot, state| Worker {
         slot,

@@ -10,7 +10,6 @@
 
 use super::Ms;
 use serde::Serialize;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Number of the document's schema.
@@ -235,8 +234,8 @@ pub struct LastExit {
     pub cause: &'static str,
     /// The exit status; null if a signal ended it.
     pub code: Option<i32>,
-    /// The signal's name ([`signal_name`]); null if it exited.
-    pub signal: Option<Cow<'static, str>>,
+    /// The signal's name, as `SIGKILL`,; null if it exited.
+    pub signal: Option<String>,
     /// A core was dumped.
     pub core: bool,
     /// The system was out of memory.
@@ -287,39 +286,6 @@ impl Status {
     }
 }
 
-/// `SIGKILL` for 9; for a number without a name `SIG` and the number.
-pub fn signal_name(number: i32) -> Cow<'static, str> {
-    let known = [
-        (libc::SIGHUP, "SIGHUP"),
-        (libc::SIGINT, "SIGINT"),
-        (libc::SIGQUIT, "SIGQUIT"),
-        (libc::SIGILL, "SIGILL"),
-        (libc::SIGTRAP, "SIGTRAP"),
-        (libc::SIGABRT, "SIGABRT"),
-        (libc::SIGBUS, "SIGBUS"),
-        (libc::SIGFPE, "SIGFPE"),
-        (libc::SIGKILL, "SIGKILL"),
-        (libc::SIGUSR1, "SIGUSR1"),
-        (libc::SIGSEGV, "SIGSEGV"),
-        (libc::SIGUSR2, "SIGUSR2"),
-        (libc::SIGPIPE, "SIGPIPE"),
-        (libc::SIGALRM, "SIGALRM"),
-        (libc::SIGTERM, "SIGTERM"),
-        (libc::SIGVTALRM, "SIGVTALRM"),
-        (libc::SIGPROF, "SIGPROF"),
-        (libc::SIGIO, "SIGIO"),
-        (libc::SIGSYS, "SIGSYS"),
-        (libc::SIGXCPU, "SIGXCPU"),
-        (libc::SIGXFSZ, "SIGXFSZ"),
-        #[cfg(target_os = "linux")]
-        (libc::SIGSTKFLT, "SIGSTKFLT"),
-        #[cfg(target_os = "linux")]
-        (libc::SIGPWR, "SIGPWR"),
-    ];
-    let found = known.iter().find(|(n, _)| *n == number);
-    found.map_or_else(|| format!("SIG{number}").into(), |(_, name)| (*name).into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,8 +295,6 @@ mod tests {
         assert_eq!((name_in(&STATES, 0), name_in(&STATES, 8)), ("empty", "stale"));
         assert_eq!((name_in(&CAUSES, 4), name_in(&CAUSES, 12)), ("oom", "fork_failed"));
         assert_eq!((name_in(&PHASES, 2), name_in(&PHASES, 4)), ("draining", UNKNOWN));
-        assert_eq!((signal_name(9), signal_name(15)), ("SIGKILL".into(), "SIGTERM".into()));
-        assert_eq!((signal_name(40), signal_name(0)), ("SIG40".into(), "SIG0".into()));
         assert_eq!(seconds(1234), 1.234);
     }
 

@@ -124,7 +124,8 @@ struct Inner {
     published: Option<Published>,
     notify: Option<Notify>,
     watchdog: Option<Watchdog>,
-    watches: Vec<(RawFd, Option<OwnedFd>, Watcher)>,
+    /// The host's number, a copy of our own, and what to call.
+    watches: Vec<(RawFd, OwnedFd, Watcher)>,
     fork: Rc<Fork>,
     prepare: Rc<dyn Fn() -> i32>,
     reread: Option<Rc<dyn Fn() -> Result<String, String>>>,
@@ -456,7 +457,7 @@ impl Inner {
         if let Some(at) = self.watches.iter().position(|(watched, ..)| *watched == fd) {
             let (_, copy, _) = self.watches.remove(at);
             // As long as the host has it open, the set would keep it.
-            if let (Some(l), Some(copy)) = (&self.begun, &copy) {
+            if let Some(l) = &self.begun {
                 l.epoll.remove(copy.as_fd());
             }
         }
@@ -464,7 +465,7 @@ impl Inner {
             // A copy: closing the number behind our back takes nothing out of the set that we did not put there.
             let copy = crate::platform::descriptor::copy(fd);
             let copy = copy.ok_or_else(|| Error::Invalid(format!("descriptor {fd} is not open")))?;
-            self.watches.push((fd, Some(copy), Rc::from(watcher)));
+            self.watches.push((fd, copy, Rc::from(watcher)));
         }
         self.register_watches().map_err(|why| Error::io("the descriptor cannot be waited for", &why))
     }
@@ -534,7 +535,7 @@ impl Inner {
         }
         all.extend(self.running.iter().flatten().map(|r| r.child.as_fd().as_raw_fd()));
         all.extend(self.zygote.iter().map(|z| z.as_fd().as_raw_fd()));
-        all.extend(self.watches.iter().filter_map(|(_, copy, _)| copy.as_ref()).map(AsRawFd::as_raw_fd));
+        all.extend(self.watches.iter().map(|(_, copy, _)| copy.as_raw_fd()));
         self.health.fds(&mut |fd: BorrowedFd<'_>, _| all.push(fd.as_raw_fd()));
         all
     }

@@ -47,16 +47,16 @@ pub fn all(inner: &mut Inner, now: Ms) {
     h.want.store(health.counts.want, Ordering::Relaxed);
     let reasons: Vec<String> = health.reasons.iter().map(ToString::to_string).collect();
     if inner.reasons != reasons {
-        let text = reasons.join("\n");
-        // Whole reasons only.
-        let fits =
-            text.char_indices().take_while(|(i, _)| *i < 256).last().map_or(0, |(i, c)| i + c.len_utf8());
-        let cut = if text.len() <= 256 {
-            text.len()
-        } else {
-            text.get(..fits.min(256)).and_then(|t| t.rfind('\n')).unwrap_or(0)
-        };
-        put_text(&h.reasons, text.get(..cut).unwrap_or_default());
+        let mut text = String::new();
+        // Whole ones, as many as there is room for.
+        for reason in &reasons {
+            let line = if text.is_empty() { reason.clone() } else { format!("\n{reason}") };
+            if text.len() + line.len() > size_of_val(&h.reasons) {
+                break;
+            }
+            text.push_str(&line);
+        }
+        put_text(&h.reasons, &text);
         inner.reasons = reasons;
     }
     for (cause, (count, before)) in inner.policy.ended().into_iter().zip(inner.carried).enumerate() {

@@ -134,17 +134,17 @@ impl Inner {
     /// A child has ended.
     fn bury(&mut self, slot: usize, now: Ms) {
         let Some(running) = self.running.get_mut(slot).and_then(Option::as_mut) else { return };
-        // Its number is nobody else's until it is reaped, and its group's neither.
         let pid = running.child.pid();
-        let ended = match running.child.reap() {
-            Ok(None) => return,
-            Ok(Some(ended)) => ended,
+        match running.child.has_ended() {
+            Ok(false) => return,
             // Not our child yet: whoever stands between it and us is about to end.
             Err(_) if spawn::is_anothers_child(pid) => return,
-            Err(_) => pidfd::Ended::default(),
-        };
-        let killed_by_us = running.killed;
+            _ => {}
+        }
+        // Its number is nobody else's until it is reaped, and its group's neither.
         pidfd::kill_group(pid);
+        let ended = running.child.reap().ok().flatten().unwrap_or_default();
+        let killed_by_us = running.killed;
         if let Some(gone) = self.running.get_mut(slot).and_then(Option::take)
             && let Some(l) = &self.begun
         {
@@ -329,6 +329,9 @@ impl Inner {
 
     /// What workers say of themselves, what was asked for, and the passing of time.
     fn look_around(&mut self, now: Ms) {
+        if self.exit.is_some() {
+            return;
+        }
         while let Some(event) = self.events.pop_front() {
             self.step(event, now);
         }
@@ -400,7 +403,7 @@ impl Inner {
 
     pub(super) fn register_watches(&self) -> std::io::Result<()> {
         for (fd, copy, _) in &self.watches {
-            if let (Some(copy), Some(l), Ok(number)) = (copy, &self.begun, u64::try_from(*fd)) {
+            if let (Some(l), Ok(number)) = (&self.begun, u64::try_from(*fd)) {
                 l.epoll.add(copy.as_fd(), Interest::Read, WATCH + number)?;
             }
         }
