@@ -281,11 +281,12 @@ def load(
             raise Failed(f"{len(failures)} requests failed: {failures[0]!r}\n{server.output()}")
 
     burst()
-    for _ in range(100):
-        if len({pid for pid, _ in accepted}) >= workers:
-            return accepted
+    deadline = time.monotonic() + 30
+    while len({pid for pid, _ in accepted}) < workers and time.monotonic() < deadline:
         left = iter(range(threads))
         burst()
+    if len({pid for pid, _ in accepted}) >= workers:
+        return accepted
     raise Failed(f"fewer than {workers} workers answered: {sorted({pid for pid, _ in accepted})}")
 
 
