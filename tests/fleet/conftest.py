@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 # Fixtures: pytest finds them by their names here.
-from stage import orphans_come_to_us  # noqa: F401
+from stage import orphans_come_to_us  # noqa: F401  # a fixture
 
 import fleets as rooms
 
@@ -68,7 +68,7 @@ def fleets() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nobody_is_left(orphans_come_to_us: None) -> Iterator[None]:  # noqa: F811
+def nobody_is_left(orphans_come_to_us: None) -> Iterator[None]:  # noqa: F811  # the fixture
     """Orphans of killed supervisors are this process's: they are reaped at the end."""
     yield
     while True:

@@ -88,7 +88,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         refused(lambda: fleet.start_worker("a", quiet, max_itmes=1), "max_itmes")
         refused(lambda: fleet.start_worker("a", quiet, grace=1), "grace_ms", "fleet")
         refused(lambda: fleet.start_worker("a", "no string"), "'no string'", "package.module:name")
-        refused(lambda: fleet.start_worker("a", 3), "target is 3")  # type: ignore[arg-type]
+        refused(lambda: fleet.start_worker("a", 3), "target is 3")  # type: ignore[arg-type]  # the mistake
         refused(lambda: fleet.start_worker("a", dict), "dict", "start()")
         refused(lambda: fleet.start_worker("a", quiet, -1), "count is -1")
         refused(lambda: fleet.start_worker("a", lambda: None), "lambda", "import string")

@@ -171,7 +171,7 @@ KNOWN = {
 def test_the_unit_is_one(unit: str, tmp_path: Path) -> None:
     """By systemd's own judgement, where there is one."""
     parsed = configparser.ConfigParser(interpolation=None)
-    parsed.optionxform = str  # type: ignore[assignment,method-assign]
+    parsed.optionxform = str  # type: ignore[assignment,method-assign]  # keep the case
     parsed.read_string(unit)
     assert {name: {*parsed[name]} - KNOWN[name] for name in parsed.sections()} == {
         name: set() for name in KNOWN
