@@ -24,6 +24,29 @@ def test_the_callers_trace(mode: str, tmp_path: Path) -> None:
         assert app.stop() == 0
 
 
+def test_the_trace_shows_where_workers_were_asked_for(tmp_path: Path) -> None:
+    code = (
+        "from opentelemetry import trace\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "from opentelemetry.sdk.trace.export import SimpleSpanProcessor\n"
+        "from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter\n"
+        "from libtelemetry.fleet import Fleet, _trace\n"
+        "spans = InMemorySpanExporter()\n"
+        "trace.set_tracer_provider(TracerProvider())\n"
+        "trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(spans))\n"
+        "assert _trace.capture('nobody') == {}\n"
+        "with trace.get_tracer('test').start_as_current_span('outside') as outside:\n"
+        "    Fleet(mode='exec').start_worker('consumer', 'json:loads')\n"
+        "    texts = _trace.capture('second')\n"
+        "first, second, last = spans.get_finished_spans()\n"
+        "assert (first.name, second.name, last.name) == ('fleet.start', 'fleet.start', 'outside')\n"
+        "assert first.attributes['telemetry.fleet.worker'] == 'consumer'\n"
+        "assert first.parent.span_id == outside.get_span_context().span_id\n"
+        "assert texts['traceparent'].split('-')[2] == f'{second.context.span_id:016x}'\n"
+    )
+    run(tmp_path, code, sdks=True)
+
+
 def test_the_environments_trace_without_opentelemetry(tmp_path: Path) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with App(tmp_path, "lifecycle", "fork", TRACEPARENT=parent) as app:

@@ -256,7 +256,7 @@ class Fleet:
             )
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 0xFFFF_FFFF:
             raise ConfigError(f"count is {count!r}; allowed: a whole number from 0")
-        words = _json_keys({**_trace.capture(), **limits})
+        words = _json_keys({**_trace.capture(str(name)), **limits})
         group = _Group(str(name), target, count, kwargs, words)
         self._add(group, how)
         self._groups.append(group)

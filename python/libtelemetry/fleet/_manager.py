@@ -144,7 +144,7 @@ class ProcessManager:
                 raise ConfigError(f"worker {name!r} runs already; stop_process({name!r}) stops it")
             if isinstance(worker_class, str):
                 _target.check_string(worker_class)
-            group = _fleet._Group(name, worker_class, 1, kwargs, dict(_trace.capture()))
+            group = _fleet._Group(name, worker_class, 1, kwargs, dict(_trace.capture(name)))
             spec, limits = _fleet.plan(
                 group, _fleet._json_keys(self._keys), self._auto_instrument, "exec"
             )

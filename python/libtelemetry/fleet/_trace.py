@@ -14,25 +14,38 @@ from typing import Any
 KEYS = ("traceparent", "tracestate", "baggage")
 
 
-def capture() -> dict[str, str]:
+def capture(name: str) -> dict[str, str]:
     """The current context as W3C headers; {} without OpenTelemetry, or without a span or
-    baggage.
+    baggage. Below a span it is that of a span ``fleet.start``, so that a trace shows where workers
+    of that name were asked for, and what they do below it.
     """
     if "opentelemetry.context" not in sys.modules:
         return {}
     carrier: dict[str, str] = {}
     try:
-        from opentelemetry import propagate
+        from opentelemetry import trace
 
-        propagate.inject(carrier)
-        if "traceparent" not in carrier:
-            # OTEL_PROPAGATORS may name others only, and W3C's is what the environment carries.
-            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-            TraceContextTextMapPropagator().inject(carrier)
+        if trace.get_current_span().get_span_context().is_valid:
+            tracer = trace.get_tracer("libtelemetry.fleet")
+            names = {"telemetry.fleet.worker": name}
+            with tracer.start_as_current_span("fleet.start", attributes=names):
+                _inject(carrier)
+        else:
+            _inject(carrier)
     except Exception as error:  # a propagator of the user's; the workers matter more than the trace
         sys.stderr.write(f"libtelemetry.fleet: the trace context was not captured: {error!r}\n")
     return {key: carrier[key] for key in KEYS if carrier.get(key)}
+
+
+def _inject(carrier: dict[str, str]) -> None:
+    from opentelemetry import propagate
+
+    propagate.inject(carrier)
+    if "traceparent" not in carrier:
+        # OTEL_PROPAGATORS may name others only, and W3C's is what the environment carries.
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        TraceContextTextMapPropagator().inject(carrier)
 
 
 def attach(texts: dict[str, str]) -> None:
