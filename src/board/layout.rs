@@ -43,6 +43,28 @@ pub const LEASES: usize = 8;
 /// Counters of the worker's telemetry clients, in the order of `telemetry_stats_t`.
 pub const CLIENT_COUNTERS: usize = 32;
 
+/// Names of a slot's states, by the number that policy and scoreboard use.
+pub const STATES: [&str; 9] =
+    ["empty", "starting", "ready", "stopping", "backoff", "crash_looping", "failed", "abandoned", "stale"];
+/// Names of causes of an end, by number; the first is no end.
+pub const CAUSES: [&str; 13] = [
+    "none",
+    "exit0",
+    "exit",
+    "signal",
+    "oom",
+    "startup_timeout",
+    "stale",
+    "item_deadline",
+    "recycled",
+    "resized",
+    "stopped",
+    "reloaded",
+    "fork_failed",
+];
+/// Names of the fleet's phases, by number.
+pub const PHASES: [&str; 4] = ["starting", "running", "draining", "stopped"];
+
 /// Sixty-four bits of text, zero-padded.
 pub type Text<const WORDS: usize> = [AtomicU64; WORDS];
 

@@ -96,7 +96,7 @@ def pids_cgroup() -> Path | None:
 def test_the_limit_of_a_container(fleets: Fleets) -> None:
     place = pids_cgroup()
     if place is None:
-        return  # not ours to make here: the same errno comes from RLIMIT_NPROC above
+        pytest.skip("no group for processes can be made here")
     try:
         fleet = fleets.make(group("ready,beat", 3, healthy_after_ms=1, backoff_cap_ms=200))
         fleet.until_ready(3)

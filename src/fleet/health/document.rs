@@ -9,34 +9,14 @@
 #![forbid(unsafe_code)]
 
 use super::Ms;
+pub use crate::board::layout::{CAUSES, PHASES, STATES};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Number of the document's schema.
 pub const SCHEMA: u32 = 1;
-/// Names of a slot's states, by the number that policy and scoreboard use.
-pub const STATES: [&str; 9] =
-    ["empty", "starting", "ready", "stopping", "backoff", "crash_looping", "failed", "abandoned", "stale"];
 /// A slot that is ready and has an item open.
 pub const BUSY: &str = "busy";
-/// Names of causes of an end, by number; the first is no end.
-pub const CAUSES: [&str; 13] = [
-    "none",
-    "exit0",
-    "exit",
-    "signal",
-    "oom",
-    "startup_timeout",
-    "stale",
-    "item_deadline",
-    "recycled",
-    "resized",
-    "stopped",
-    "reloaded",
-    "fork_failed",
-];
-/// Names of the fleet's phases, by number.
-pub const PHASES: [&str; 4] = ["starting", "running", "draining", "stopped"];
 /// What a newer supervisor's number is called.
 pub const UNKNOWN: &str = "unknown";
 /// Classes of an item's time: class `i` holds 2^i up to 2^(i+1) microseconds, the first one the shorter ones

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use telemetry::board::directory::{Found, Trouble};
 use telemetry::board::family::COUNTER_NAMES as CLIENT_COUNTERS;
-use telemetry::board::layout::{COUNTER_NAMES, Header, flag, probe, verdict};
+use telemetry::board::layout::{CAUSES, COUNTER_NAMES, Header, PHASES, flag, probe, verdict};
 use telemetry::board::scoreboard::{Board, text_of};
 use telemetry::board::view::SlotView;
 use telemetry::platform::clock;
@@ -25,24 +25,6 @@ const STATES: [(&str, Mood); 9] = [
     ("abandoned", Mood::Bad),
     ("stale", Mood::Bad),
 ];
-/// As it numbers causes.
-const CAUSES: [&str; 13] = [
-    "none",
-    "exit0",
-    "exit",
-    "signal",
-    "oom",
-    "startup_timeout",
-    "stale",
-    "item_deadline",
-    "recycled",
-    "resized",
-    "stopped",
-    "reloaded",
-    "fork_failed",
-];
-const PHASES: [&str; 4] = ["starting", "running", "draining", "stopped"];
-
 /// What is seen of it.
 pub struct Fleet {
     name: String,
