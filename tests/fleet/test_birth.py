@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -187,33 +188,37 @@ def test_signals_of_the_host_are_not_the_workers(fleets: Fleets, mode: str, opti
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_storm_of_term_while_it_forks(fleets: Fleets, mode: str) -> None:
-    """Whenever TERM comes to a new worker, it stops, and no handler of the host's runs in it."""
+    """Whenever TERM comes to a new worker, it stops, and no handler of the host's runs in it.
+
+    The workers are born by a resize, for forks that were asked for are not held back.
+    """
     kind, config = config_of(mode)
     fleet = fleets.make(
-        group("ready,beat", 12, kind=kind, healthy_after_ms=1),
-        options="handler",
+        group("ready,beat", 1, kind=kind, healthy_after_ms=1, backoff_cap_ms=200),
+        options="handler,orders",
+        max_workers=24,
         grace_ms=60_000,
         intensity=100_000,
         **config,
     )
     fleet.until_log("begin")  # so the zygote is known, and not struck
-    struck = 0
-    end = time.monotonic() + (20 if LONG else 2)
     me = fleet.pid
-    while time.monotonic() < end:
-        try:
-            children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
-        except OSError:
-            children = []
-        zygotes = {word for word in re.findall(r"zygote (\d+) begins", fleet.stderr())}
-        for child in children:
-            if child not in zygotes:
-                try:
+    spared = {word for word in re.findall(r"zygote (\d+) begins", fleet.stderr())}
+    struck: set[str] = set()
+    wanted = 1000 if LONG else 60
+    end = time.monotonic() + (600 if LONG else 90)
+    while len(struck) < wanted:
+        assert time.monotonic() < end, fleet.tell()
+        assert fleet.order("resize w 24") == 0
+        before = len(struck)
+        while len(struck) < before + 12 and time.monotonic() < end:
+            born = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+            for child in set(born) - spared:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGTERM)
-                    struck += 1
-                except ProcessLookupError:
-                    pass
-    assert struck > 20, fleet.tell()
+                    struck.add(child)
+        assert fleet.order("resize w 1") == 0
+    assert fleet.order("resize w 12") == 0
     fleet.until_ready(12, seconds=60)
     assert not fleet.log("handler"), fleet.tell()
     began = time.monotonic()
