@@ -8,6 +8,8 @@
 mod collect;
 #[cfg(target_os = "linux")]
 mod fleet;
+mod given;
+mod send;
 mod spool;
 mod status;
 
@@ -26,6 +28,8 @@ struct Cli {
 enum Command {
     /// Run a collector: takes events over HTTP, counts them by worker and id, shows a live page, injects faults.
     Collect(collect::Args),
+    /// Send each line of the standard input as an event.
+    Send(send::Args),
     /// Look into a spool's directory, check it, or deliver what dead processes left in it.
     Spool(spool::Args),
     /// Run a program in several worker processes: start, watch, restart and stop them.
@@ -38,6 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Collect(args) => collect::run(args),
+        Command::Send(args) => send::run(&args),
         Command::Spool(args) => spool::run(args),
         #[cfg(target_os = "linux")]
         Command::Fleet(args) => return fleet::run(args),

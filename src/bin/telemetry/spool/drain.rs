@@ -10,7 +10,7 @@
 
 use super::survey::Survey;
 use super::{places, say};
-use clap::error::ErrorKind;
+use crate::given::{self, plain, refuse};
 use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use telemetry::client::config::{Config, process_env};
+use telemetry::client::config::process_env;
 use telemetry::client::drain;
 use telemetry::client::life::Snapshot;
 use telemetry::client::open::OpenError;
@@ -149,31 +149,9 @@ fn in_words(events: u64, uploads: u64) -> String {
     }
 }
 
-/// End as a bad argument does. Not clap's own check of a value, which would quote it.
-fn refuse(why: &str) -> ! {
-    clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n")).exit()
-}
-
 /// The object of `--config`, with `--to` and `--format` in it.
 fn read_config(args: &Args) -> Map<String, Value> {
-    let text = match args.config.as_deref().map(|config| (config, config.strip_prefix('@'))) {
-        None => "{}".into(),
-        Some((json, None)) => json.to_string(),
-        Some((_, Some(path))) => std::fs::read_to_string(path)
-            .unwrap_or_else(|why| refuse(&format!("--config @{}: {why}", say::plain(path)))),
-    };
-    let mut object = match serde_json::from_str(&text) {
-        Ok(Value::Object(object)) => object,
-        Ok(_) => refuse("--config: allowed: a JSON object, or @ and the name of a file with one"),
-        Err(why) => refuse(&format!("--config is no JSON: {why}; allowed: a JSON object, or @FILE")),
-    };
-    // For what the map above forgets: keys given twice. Whether a key is missing shows when the format is known.
-    let key = |name: &str| process_env(name).or((name == "TELEMETRY_API_KEY").then(|| "-".into()));
-    if args.config.is_some()
-        && let Err(why) = Config::parse(&text, key)
-    {
-        refuse(&format!("--config: {why}"));
-    }
+    let mut object = given::object(args.config.as_deref());
     for (key, value) in [("endpoint", &args.to), ("format", &args.format)] {
         if let Some(value) = value {
             object.insert(key.into(), json!(value));
@@ -203,7 +181,7 @@ fn plan(args: &Args, given: &Map<String, Value>, dir: &Path) -> Option<Plan> {
                 object.insert("format".into(), json!(one));
             }
             (Some(_), Some(_)) => {
-                let list = formats.iter().map(|name| say::plain(name)).collect::<Vec<_>>().join(" and ");
+                let list = formats.iter().map(|name| plain(name)).collect::<Vec<_>>().join(" and ");
                 let dir = dir.display();
                 refuse(&format!("{dir}: its files name {list}; drain it with --format"));
             }

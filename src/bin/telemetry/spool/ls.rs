@@ -2,6 +2,7 @@
 
 use super::survey::{Held, Survey};
 use super::{Look, places, say};
+use crate::given::plain;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -138,7 +139,7 @@ fn text(survey: &Survey) -> String {
         let _ = writeln!(out, "  set aside: {} ({})", file.name, say::count(file.bytes, "byte"));
     }
     for (name, bytes) in &survey.unknown {
-        let _ = writeln!(out, "  not of the spool: {} ({})", say::plain(name), say::count(*bytes, "byte"));
+        let _ = writeln!(out, "  not of the spool: {} ({})", plain(name), say::count(*bytes, "byte"));
     }
     if survey.stems.is_empty() && survey.uploads.is_empty() && survey.set_aside.is_empty() {
         out += "  empty\n";
@@ -155,7 +156,7 @@ fn row(held: &Held) -> Vec<String> {
         (true, "foreign") => ", not locked",
         (true, _) => "",
     };
-    let formats: Vec<String> = held.formats().iter().map(|format| say::plain(format)).collect();
+    let formats: Vec<String> = held.formats().iter().map(|format| plain(format)).collect();
     vec![
         format!("{}{pid}{lock}", owner.state.word()),
         say::short(say::since(held.stem.created_ms)),

@@ -6,8 +6,6 @@
 //! - Who is alive is told by the library's own rule; what is readable, by the library's own scan.
 //! - What a live owner writes meanwhile may or may not be counted: numbers are a snapshot.
 //! - `drain` takes only what any adopter would take, and leaves what it cannot deliver where it is.
-//! - Nothing of a configuration is ever printed but what the library's own errors say, which hide credentials; clap
-//!   never sees one, because it would quote it.
 //!
 //! Layout: `places` which directories are meant, `owner` whose a file is, `segment` and `upload` one file, `survey` one directory,
 //! `ls`, `verify` and `drain` what is made of it, `say` words and numbers for people.

@@ -24,11 +24,6 @@ pub fn short(time: Duration) -> String {
     }
 }
 
-/// A name that somebody gave, with nothing in it that a terminal would obey.
-pub fn plain(name: &str) -> String {
-    name.chars().flat_map(char::escape_debug).collect()
-}
-
 /// Rows in columns, the first of them being the titles.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -53,7 +48,6 @@ mod tests {
         for (s, text) in times {
             assert_eq!(short(Duration::from_secs(s)), text);
         }
-        assert_eq!(plain("a\u{1b}[2J"), "a\\u{1b}[2J");
         let row = |cells: [&str; 2]| cells.map(String::from).to_vec();
         assert_eq!(table(&[row(["A", "B"]), row(["aaa", "b"])]), "  A    B\n  aaa  b\n");
     }
