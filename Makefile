@@ -74,8 +74,7 @@ $(ACCEL): python/libtelemetry/_accel.c
 generate: ## write the header, the tables of keys and the fleet's diagram anew
 	UPDATE=1 $(CARGO) test --test generated --test fleet_policy
 
-PREFIX  ?= /usr/local
-LIBDIR  ?= $(PREFIX)/lib
+# Empty means the default, which install.sh knows: /usr/local, and lib below PREFIX.
 quoted   = '$(subst ','\'',$(1))'
 INSTALL  = $(foreach name,PREFIX LIBDIR DESTDIR OUT,$(name)=$(call quoted,$($(name)))) bindings/c/install.sh
 LICENSES = $(OUT)/THIRD-PARTY-LICENSES.txt

@@ -24,9 +24,10 @@ for name in PREFIX LIBDIR; do
         *) fail "$name must be an absolute path, and is '${!name}'" ;;
     esac
     case ${!name} in
-        *[$'\n\\"@;']*) fail "$name must not contain a line break or any of \\ \" @ ; and is '${!name}'" ;;
+        *[$'\n\\"@;|']*) fail "$name must not contain a line break or any of \\ \" @ ; | and is '${!name}'" ;;
     esac
 done
+[ -z "$DESTDIR" ] || DESTDIR=$(realpath -ms "$DESTDIR")
 PREFIX=$(realpath -ms "$PREFIX")
 LIBDIR=$(realpath -ms "$LIBDIR")
 

@@ -184,12 +184,21 @@ def test_installing_needs_neither_cargo_nor_a_wide_umask(tmp_path: Path) -> None
     assert (tmp_path / "p" / "lib").stat().st_mode & 0o777 == 0o755
 
 
+def test_empty_means_the_default(tmp_path: Path) -> None:
+    kit.make("install", "PREFIX=", "LIBDIR=", f"DESTDIR={tmp_path}")
+    assert {path.name for path in tmp_path.iterdir()} == {"usr"}
+    assert (tmp_path / "usr/local/lib/libtelemetry.so").is_symlink()
+    kit.make("uninstall", "PREFIX=", f"DESTDIR={tmp_path}")
+    assert files(listing(tmp_path)) == set()
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
         (["PREFIX=somewhere"], "PREFIX must be an absolute path, and is 'somewhere'"),
         (["LIBDIR=~/lib"], "LIBDIR must be an absolute path, and is '~/lib'"),
         (['PREFIX=/a"b'], "PREFIX must not contain"),
+        (["PREFIX=/a|b"], "PREFIX must not contain"),
         (["OUT=/nonexistent"], "make build"),
     ],
 )
