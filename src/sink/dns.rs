@@ -24,7 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// After the first good answer the other family gets only this long.
+/// After the first answer that would do alone the other family gets only this long.
 const GRACE: Duration = Duration::from_millis(300);
 /// So many CNAME records of an answer are looked at.
 const ALIASES: usize = 64;
@@ -111,14 +111,17 @@ impl Line<'_> {
                 if slot.is_none()
                     && let Some(answer) = parse(&buf[..n], *id, name, *kind)
                 {
-                    if matches!(&answer.verdict, Verdict::Addresses(a, _) if !a.is_empty()) {
+                    let settled = match &answer.verdict {
+                        Verdict::Addresses(addresses, _) => !addresses.is_empty(),
+                        // Meant of the name, but some servers say it of a family they know nothing of (RFC 4074, 4.2).
+                        Verdict::NoSuchName => true,
+                        Verdict::Failed => false,
+                    };
+                    if settled {
                         deadline = deadline.min(Instant::now() + GRACE);
                     }
                     *slot = Some(answer);
                 }
-            }
-            if answers.iter().flatten().any(|a| a.verdict == Verdict::NoSuchName) {
-                break; // the name, not the family
             }
         }
         Ok(())
@@ -158,10 +161,10 @@ impl Line<'_> {
 fn merge(answers: [Option<Answer>; 2]) -> Verdict {
     let mut all = Vec::new();
     let mut ttl = Duration::MAX;
-    let mut known = 0;
+    let (mut known, mut exists) = (0, true);
     for answer in answers.into_iter().flatten() {
         match answer.verdict {
-            Verdict::NoSuchName => return Verdict::NoSuchName,
+            Verdict::NoSuchName => exists = false,
             Verdict::Failed => {}
             Verdict::Addresses(addresses, t) => {
                 known += 1;
@@ -172,8 +175,13 @@ fn merge(answers: [Option<Answer>; 2]) -> Verdict {
             }
         }
     }
-    // "No address" needs the word of both families.
-    if all.is_empty() && known < 2 { Verdict::Failed } else { Verdict::Addresses(all, ttl) }
+    match all.is_empty() {
+        false => Verdict::Addresses(all, ttl),
+        true if !exists => Verdict::NoSuchName,
+        // "No address" needs the word of both families.
+        true if known < 2 => Verdict::Failed,
+        true => Verdict::Addresses(all, ttl),
+    }
 }
 
 fn host(name: &str) -> Result<Host, Fail> {

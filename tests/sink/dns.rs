@@ -361,3 +361,17 @@ fn a_sink_finds_its_server_by_name() {
         assert_eq!(Client::from(&config).post(b"x").err().map(|e| e.kind), kind);
     }
 }
+
+/// Some servers say so of a family they know nothing of, whichever answer comes first.
+#[test]
+fn a_family_that_does_not_exist_takes_nothing_from_the_other() {
+    fn script(name: &str, kind: TYPE, _: bool, q: &Packet<'_>) -> Vec<Vec<u8>> {
+        let lacks = if name.starts_with("six") { TYPE::A } else { TYPE::AAAA };
+        vec![if kind == lacks { code(q, RCODE::NameError) } else { both(q, name, kind, 60) }]
+    }
+    for conf in ["", "options use-vc\n"] {
+        let dns = start(script, conf, "");
+        assert_eq!(look(&mut dns.names(), "four.example").unwrap(), ["192.0.2.1", "192.0.2.2"], "{conf}");
+        assert_eq!(look(&mut dns.names(), "six.example").unwrap(), ["2001:db8::1"], "{conf}");
+    }
+}
