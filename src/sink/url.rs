@@ -106,12 +106,29 @@ impl Url {
                 Some('?') => format!("{path}{location}"),
                 Some(_) => format!("{}{location}", path.rfind('/').map_or("/", |i| &path[..=i])),
             };
-            Url { target: request_target(&target)?, ..self.clone() }
+            Url { target: request_target(&without_dots(&target))?, ..self.clone() }
         };
         // What a server writes into Location is not the user's word on credentials.
         next.userinfo = self.userinfo.clone().filter(|_| next.host == self.host);
         Ok(next)
     }
+}
+
+/// A path with what `.` and `..` in it mean, and its query as it is (RFC 3986, 5.2.4).
+fn without_dots(target: &str) -> String {
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            _ => kept.push(segment),
+        }
+    }
+    // One that ends in dots names a directory.
+    let end = if path.ends_with("/.") || path.ends_with("/..") { "/" } else { "" };
+    let end = if kept.is_empty() { "" } else { end };
+    format!("/{}{end}{query}", kept.join("/"))
 }
 
 /// What follows `scheme` (lower case), whatever the case in `text`.
@@ -314,6 +331,19 @@ mod tests {
         assert_eq!(to("/x#f").target, "/x");
         assert_eq!(to("x?y").target, "/a/x?y");
         assert_eq!(to("?y=http://e").target, "/a/b?y=http://e");
+        for (location, target) in [
+            ("../c?../d", "/c?../d"),
+            ("./c", "/a/c"),
+            ("../../../c", "/c"),
+            ("..", "/"),
+            (".", "/a/"),
+            ("/x/./y/../z/", "/x/z/"),
+            ("/x/y/..", "/x/"),
+            ("/x//y", "/x//y"),
+            ("/...", "/..."),
+        ] {
+            assert_eq!(to(location).target, target, "{location}");
+        }
         assert!(to("/x").same_origin(&base) && to("http://h:81/#f").same_origin(&base));
         assert!(!to("//other/x").same_origin(&base) && !to("https://h:81/").same_origin(&base));
         assert!(to("https://h/").userinfo.is_some());
