@@ -81,6 +81,10 @@ fn open_resolving(mut config: Config, resolver: Option<sink::Resolver>) -> Resul
     let mut sink = sink_of(&config, &*format)?;
     sink.resolver = resolver.unwrap_or(sink.resolver);
     sink::validate(&sink).map_err(OpenError::Config)?;
+    if let Some(path) = config.dead_letter.as_deref().filter(|path| path.is_dir()) {
+        let why = format!("dead_letter is {path:?}: it is a directory; allowed: a path of a file");
+        return Err(OpenError::Config(why));
+    }
     let settings = Arc::new(Settings { rules: rules_of(&config)?, ..settings_of(&config, &sink) });
     let spool = config.spool.as_ref().map(|keys| spool_of(keys, &config)).transpose()?;
     build(&config, settings, format, sink, spool)

@@ -5,6 +5,7 @@ use crate::languages::{IDS, LANGUAGES, OTLP, address, event, ids, keys, success}
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use telemetry::client::handle::Status;
+use telemetry::client::open::{self, OpenError};
 
 fn open(format: &str, collector: &Collector) -> Host {
     Host::open(&address(format, collector.url()), keys(format))
@@ -439,4 +440,12 @@ fn segment_gets_2500_events_a_request() {
     host.flush_all();
     let events = |r: &Seen| r.text().matches("messageId").count();
     assert_eq!(collector.requests().iter().map(events).collect::<Vec<_>>(), [2500, 1]);
+}
+
+#[test]
+fn a_dead_letter_file_that_is_a_directory_is_refused() {
+    let dir = Dir::new();
+    let keys = json!({"endpoint": "http://127.0.0.1:1/", "dead_letter": dir.0});
+    let Err(OpenError::Config(why)) = open::open(&keys.to_string()) else { panic!("it was taken") };
+    assert!(why.starts_with("dead_letter is \"") && why.contains("it is a directory; allowed: "), "{why}");
 }
