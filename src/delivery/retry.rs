@@ -65,7 +65,8 @@ impl Backoff {
     }
 }
 
-/// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3). Nonsense and the past mean no request.
+/// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3), and what servers send that take neither to the letter.
+/// Nonsense and the past mean no request.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
@@ -73,7 +74,50 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
         let seconds = value.parse().unwrap_or(u64::MAX);
         return Some(Duration::from_secs(seconds.min(u64::from(u32::MAX))));
     }
-    httpdate::parse_http_date(value).ok()?.duration_since(now).ok()
+    if let Some(seconds) = decimal(value) {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok().or_else(|| loose_date(value))?;
+    date.duration_since(now).ok()
+}
+
+/// `1.5`, rounded up.
+fn decimal(value: &str) -> Option<u64> {
+    let (whole, part) = value.split_once('.')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let seconds: u64 = Some(whole).filter(|_| digits(whole) && digits(part))?.parse().ok()?;
+    Some(seconds.min(u64::from(u32::MAX)) + u64::from(part.bytes().any(|b| b != b'0')))
+}
+
+/// A date as in mail (RFC 5322, 3.3): no weekday, or another day's; a day of one digit; `UTC` or a numeric zone.
+fn loose_date(value: &str) -> Option<SystemTime> {
+    let date = value.split_once(',').map_or(value, |(_, date)| date);
+    let mut words = date.split_ascii_whitespace();
+    let (day, month, year) = (words.next()?, words.next()?, words.next()?);
+    let (time, zone) = (words.next()?, words.next().unwrap_or("GMT"));
+    let east = match zone.to_ascii_uppercase().as_str() {
+        "GMT" | "UTC" | "UT" | "Z" => 0,
+        zone => {
+            let (sign, digits) = (zone.get(..1)?, zone.get(1..)?);
+            let number: i64 = digits.parse().ok().filter(|_| digits.len() == 4)?;
+            let minutes = number / 100 * 60 + number % 100;
+            match sign {
+                "+" => minutes,
+                "-" => -minutes,
+                _ => return None,
+            }
+        }
+    };
+    if words.next().is_some() {
+        return None;
+    }
+    // The weekday is not looked at, but there has to be the right one.
+    let strict = |weekday: &str| {
+        httpdate::parse_http_date(&format!("{weekday}, {day:0>2} {month} {year} {time} GMT")).ok()
+    };
+    let as_gmt = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].into_iter().find_map(strict)?;
+    let shift = Duration::from_secs(60 * east.unsigned_abs());
+    if east >= 0 { as_gmt.checked_sub(shift) } else { as_gmt.checked_add(shift) }
 }
 
 #[cfg(test)]
@@ -125,7 +169,26 @@ mod tests {
         let long = Some(Duration::from_secs(u64::from(u32::MAX)));
         assert_eq!(retry_after("18446744073709551615", now), long);
         assert_eq!(retry_after("99999999999999999999999999", now), long);
-        for nothing in ["", "-3", "+3", "soon", "1.5", "Sat, 21 Nov 2020 02:30:00 GMT"] {
+        for (loose, seconds) in [
+            ("1.5", 2),
+            ("3600.0", 3600),
+            ("Fri, 21 Nov 2026 02:30:09 GMT", 9),
+            ("Sat, 21 Nov 2026 02:30:09 +0000", 9),
+            ("Sat, 21 Nov 2026 04:00:09 +0130", 9),
+            ("Fri, 20 Nov 2026 21:30:09 -0500", 9),
+            ("Sat, 21 Nov 2026 02:30:09 UTC", 9),
+            ("Sat, 21 Nov 2026 02:30:09 gmt", 9),
+            ("21 Nov 2026 02:30:09 GMT", 9),
+            ("21 Nov 2026 02:30:09", 9),
+            ("Tue, 1 Dec 2026 02:30:00 GMT", 10 * 86_400),
+        ] {
+            assert_eq!(retry_after(loose, now), Some(Duration::from_secs(seconds)), "{loose}");
+        }
+        let nonsense =
+            ["", "-3", "+3", "soon", ".5", "1.", "1.5.2", "1e3", "21 Nov 2026", "32 Nov 2026 02:30:09 GMT"];
+        let odd =
+            ["Sat, 21 Nov 2026 02:30:09 CET", "Sat, 21 Nov 2026 02:30:09 GMT now", "21 Nov 2026 02:30:09 +1"];
+        for nothing in nonsense.into_iter().chain(odd).chain(["Sat, 21 Nov 2020 02:30:00 GMT"]) {
             assert_eq!(retry_after(nothing, now), None, "{nothing}");
         }
     }
