@@ -22,14 +22,27 @@ const UNREACHED: u32 = 5;
 /// The longest that a kind of events is rejected unsent for.
 const LONGEST_MUTE: Duration = Duration::from_secs(86_400);
 
+/// A request that was sent, or not.
+struct Posted {
+    outcome: Result<Response, TransportError>,
+    /// Its body was compressed.
+    encoded: bool,
+    /// Its length without.
+    plain_len: usize,
+}
+
 impl Engine {
     /// Send the next group of the batch once, and act on what comes back.
     pub(super) fn attempt(&mut self, desk: &Desk<'_>, cap: Option<Instant>) {
         let now_ns = clock::wall_precise_ns();
         self.expire(desk, now_ns);
-        let group = self.lane().batch.next_group();
+        let mut group = self.lane().batch.next_group();
         if group.is_empty() {
             return;
+        }
+        if group.len() > 1 && self.lane().doubts() {
+            self.lane().batch.split(&group, 1);
+            group.truncate(1);
         }
         if self.settings.panic {
             #[allow(clippy::panic, reason = "the test switch that proves a panic stays inside")]
@@ -40,19 +53,35 @@ impl Engine {
         if self.is_muted(desk, &group) {
             return;
         }
+        let deadline = Instant::now() + self.settings.timeout;
+        let deadline = cap.map_or(deadline, |cap| deadline.min(cap));
+        let mut posted = self.post(desk, &group, deadline);
+        if let Err(stale) = &posted.outcome
+            && stale.is_stale()
+        {
+            let stale = stale.clone();
+            posted = self.post(desk, &group, deadline);
+            posted.outcome = posted.outcome.map_err(|why| why.after(&stale));
+        }
+        let Posted { outcome, encoded, plain_len } = posted;
+        match outcome {
+            Ok(response) => self.answered(desk, &group, &response, encoded, plain_len),
+            Err(error) => self.failed(desk, &error),
+        }
+    }
+
+    /// Make the request anew, so that what names the attempt is this one's, and send it.
+    fn post(&mut self, desk: &Desk<'_>, group: &[usize], deadline: Instant) -> Posted {
         let format = self.format.clone();
         let first = self.lane().batch.is_first_attempt();
-        let (body, headers) = self.lane().batch.request(&*format, &group, now_ns);
+        let (body, headers) = self.lane().batch.request(&*format, group, clock::wall_precise_ns());
         let plain_len = body.len();
         let encoding = if self.plain { Encoding::Plain } else { self.settings.encoding };
         let (body, encoded) = encoding.encode(body);
         add(if first { &desk.counters.batches } else { &desk.counters.retries }, 1);
         add(&desk.counters.bytes_out, body.len());
-        let outcome = self.send(desk, &group, (&body, encoded), headers, cap);
-        match outcome {
-            Ok(response) => self.answered(desk, &group, &response, encoded.is_some(), plain_len),
-            Err(error) => self.failed(desk, &error),
-        }
+        let outcome = self.send(desk, group, (&body, encoded), headers, deadline);
+        Posted { outcome, encoded: encoded.is_some(), plain_len }
     }
 
     /// The collector said that it does not take events of this kind now: they are rejected unsent.
@@ -75,7 +104,7 @@ impl Engine {
         group: &[usize],
         (body, content_encoding): (&[u8], Option<&str>),
         of_format: Vec<(String, String)>,
-        cap: Option<Instant>,
+        deadline: Instant,
     ) -> Result<Response, TransportError> {
         let first = self.lane().batch.item(group.first().copied().unwrap_or(0)).id;
         let mut headers = self.settings.headers.clone();
@@ -84,16 +113,15 @@ impl Engine {
         // The same on every attempt of the same events.
         let key = format!("{}-{}", String::from_utf8_lossy(&first), group.len());
         headers.push(("Idempotency-Key".into(), key));
-        let deadline = Instant::now() + self.settings.timeout;
         desk.words.busy_since.store(clock::monotonic_ms(), Ordering::SeqCst);
-        let outcome = self.sink.send(&Request {
+        let outcome = self.sink.send_once(&Request {
             method: Method::Post,
             to: None,
             body,
             content_type: self.format.content_type(),
             content_encoding,
             headers: &headers,
-            deadline: cap.map_or(deadline, |c| deadline.min(c)),
+            deadline,
         });
         desk.words.busy_since.store(0, Ordering::SeqCst);
         outcome
@@ -165,15 +193,18 @@ impl Engine {
                 add(&desk.counters.unverified, 1);
                 self.decide(desk, group, |_| Fate::Delivered.into(), response);
             }
-            Verdict::Bisect if group.len() > 1 && self.lane().may_halve() => {
+            Verdict::Bisect if group.len() > 1 => {
                 self.backoff.reset();
-                self.lane().batch.halve(group);
+                let lane = self.lane();
+                lane.refusals += 1;
+                lane.batch.split(group, group.len() / 2);
             }
             Verdict::PlainPlease if encoded => {
                 self.backoff.reset();
                 self.plain = true;
             }
             Verdict::Bisect | Verdict::PlainPlease => {
+                self.lane().refusals += 1;
                 self.decide(desk, group, |_| Fate::Rejected.into(), response);
             }
             Verdict::Denied => {

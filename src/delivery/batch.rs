@@ -167,10 +167,10 @@ impl Batch {
         self.groups.front().is_none_or(|g| g.attempts == 0)
     }
 
-    /// Send the front group as two halves.
-    pub fn halve(&mut self, group: &[usize]) {
+    /// Send the front group as two, the first of so many items.
+    pub fn split(&mut self, group: &[usize], at: usize) {
         if self.groups.pop_front().is_some() {
-            let (first, second) = group.split_at(group.len() / 2);
+            let (first, second) = group.split_at(at);
             for half in [second, first] {
                 self.groups.push_front(Group::of(half.to_vec(), &self.items));
             }

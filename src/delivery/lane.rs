@@ -42,11 +42,10 @@ impl Lane {
         self.refusals = 0;
     }
 
-    /// A refused batch is halved to find the event that is refused; but a collector that refuses everything
-    /// is not asked about each event: after so many refusals without one acceptance the rest goes as a whole.
-    pub fn may_halve(&mut self) -> bool {
-        self.refusals += 1;
-        let n = self.batch.len();
-        self.refusals as usize <= (4 * (n.ilog2() as usize + 1)).max(n / 8)
+    /// Whether what comes next is likely to be refused as well. Halving finds the few that are; when most are, it asks
+    /// about every event and about each group besides, so events go one by one until one is accepted.
+    pub fn doubts(&self) -> bool {
+        let levels = self.batch.len().max(1).ilog2() + 1;
+        self.refusals > 2 * levels
     }
 }

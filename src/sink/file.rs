@@ -88,7 +88,7 @@ pub fn append_whole(file: &File, body: &[u8], end: &[u8], text: bool) -> io::Res
 }
 
 impl Sink for FileSink {
-    fn send(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
+    fn send_once(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
         if let Some(to) = request.to {
             let message = format!("{}: a file passes nothing on to {to}", self.path.display());
             return Err(TransportError { kind: TransportErrorKind::Local, message });

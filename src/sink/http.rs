@@ -2,9 +2,9 @@
 //!
 //! Invariants:
 //! - The deadline of the request bounds everything: name, connection, TLS, sending, the last byte of the answer.
-//! - A request goes out once. Exception: a *kept* connection that ends before the first byte of an answer was
-//!   closed by the server while idle, so the request is sent again, once, at once, on a fresh one. The same holds for
-//!   a 408 that ends it: that is what some servers say to an idle connection, and it may cross our request.
+//! - A request goes out once. A *kept* connection that ends before the first byte of an answer was closed by the
+//!   server while idle: that is `Stale`, and so is a 408 that ends it, which is what some servers say to an idle
+//!   connection, and may cross our request. What is sent after it goes out on a fresh connection.
 //! - An error after the first byte was handed to the kernel is `Lost`, before it `Resolve`, `Connect` or `Tls`.
 //!   One exception: a server that refuses our certificate says so late in TLS 1.3; that is `Tls`.
 //! - A redirect is followed (three times at most) to the same origin, or from http to https of the same host;
@@ -170,7 +170,7 @@ impl HttpSink {
 
     /// One request and its answer, on the kept connection or a fresh one.
     fn exchange(&mut self, to: &Target, request: &Request<'_>) -> Result<Response, TransportError> {
-        use TransportErrorKind::{Lost, Tls};
+        use TransportErrorKind::{Lost, Stale, Tls};
         let url = &to.url;
         let mut head = self.head(url, request);
         let mut body = request.body;
@@ -178,13 +178,20 @@ impl HttpSink {
             head.extend_from_slice(body);
             body = &[];
         }
-        let mut sent_before = false;
         let kept = self.kept.iter().position(|(_, origin)| origin.same_origin(to));
         if let Some((mut wire, _)) = kept.map(|i| self.kept.remove(i)) {
             if wire.is_quiet() {
                 let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
                 match talk.run(&head, body).and_then(|done| self.uncut(&talk, done)) {
-                    Ok((response, false)) if response.status == 408 => wire.close(),
+                    Ok((response, false)) if response.status == 408 => {
+                        wire.close();
+                        return Err(error(
+                            Stale { sent: false },
+                            url,
+                            "on a kept connection",
+                            &"it was idle",
+                        ));
+                    }
                     Ok(done) => return Ok(self.finish(wire, to, done)),
                     Err(fail) => {
                         let stale = !talk.answered && matches!(fail, Fail::Closed | Fail::Io(_) | Fail::Gone);
@@ -192,27 +199,35 @@ impl HttpSink {
                             let fail = self.disappointed(&wire, fail);
                             return Err(error(Lost, url, "on a kept connection", &fail));
                         }
-                        sent_before = talk.sent;
+                        return Err(error(Stale { sent: talk.sent }, url, "on a kept connection", &fail));
                     }
                 }
             } else {
                 wire.close();
             }
         }
-        let mut wire = self.connect(to, request.deadline).map_err(|e| {
-            // The old connection may have carried the request all the same.
-            if sent_before { TransportError { kind: Lost, ..e } } else { e }
-        })?;
+        let mut wire = self.connect(to, request.deadline)?;
         let mut talk = Talk::new(&mut wire, request.deadline, self.limit);
         match talk.run(&head, body).and_then(|done| self.uncut(&talk, done)) {
             Ok(done) => Ok(self.finish(wire, to, done)),
             Err(fail) => {
                 let doing = if talk.answered { "reading the answer" } else { "waiting for an answer" };
                 let fail = self.disappointed(&wire, fail);
-                let refused = !sent_before && fail.is_refused_certificate();
-                let kind = if refused { Tls } else { Lost };
+                let kind = if fail.is_refused_certificate() { Tls } else { Lost };
                 Err(error(kind, url, doing, &fail))
             }
+        }
+    }
+
+    /// The collector's answer. A proxy that does not know us says so in its place, with or without a tunnel.
+    fn answer(&mut self, to: &Target, request: &Request<'_>) -> Result<Response, TransportError> {
+        let response = self.exchange(to, request)?;
+        match &self.proxy {
+            Some(proxy) if response.status == 407 => {
+                let doing = format!("through the proxy {}", proxy.url());
+                Err(error(TransportErrorKind::Connect, &to.url, &doing, &"it answered 407"))
+            }
+            _ => Ok(response),
         }
     }
 
@@ -327,7 +342,7 @@ impl HttpSink {
 }
 
 impl Sink for HttpSink {
-    fn send(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
+    fn send_once(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
         let local = |message| TransportError { kind: TransportErrorKind::Local, message };
         for (name, value) in request.headers {
             http1::check_header(name, value).map_err(local)?;
@@ -341,13 +356,13 @@ impl Sink for HttpSink {
         }
         let mut to = self.target(request);
         for _ in 0..REDIRECTS {
-            let response = self.exchange(&to, request)?;
+            let response = self.answer(&to, request)?;
             match self.redirect(&to, &response) {
                 Some(next) => to = next,
                 None => return Ok(response),
             }
         }
-        self.exchange(&to, request)
+        self.answer(&to, request)
     }
 
     fn close_idle(&mut self) {

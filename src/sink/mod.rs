@@ -184,6 +184,12 @@ pub enum TransportErrorKind {
     Tls,
     /// The connection broke, or the deadline passed, after sending began: the collector may have accepted.
     Lost,
+    /// A kept connection ended before the first byte of an answer: the server had closed it while it was idle. The
+    /// request is to be sent again at once, and goes out on a fresh one.
+    Stale {
+        /// It was sent as a whole, so it may have arrived all the same.
+        sent: bool,
+    },
     /// The request could not be made at all (a local error such as a full disk for a file).
     Local,
 }
@@ -197,10 +203,38 @@ pub struct TransportError {
     pub message: String,
 }
 
+impl TransportError {
+    /// Whether to send again at once.
+    pub fn is_stale(&self) -> bool {
+        matches!(self.kind, TransportErrorKind::Stale { .. })
+    }
+
+    /// What it means of a request that was sent before, on a connection that was stale: that one may have arrived.
+    #[must_use]
+    pub fn after(self, stale: &TransportError) -> TransportError {
+        match stale.kind {
+            TransportErrorKind::Stale { sent: true } => {
+                TransportError { kind: TransportErrorKind::Lost, ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
 /// A destination.
 pub trait Sink: Send {
-    /// Deliver one body. Blocks until the answer, an error, or the deadline of the request.
-    fn send(&mut self, request: &Request<'_>) -> Result<Response, TransportError>;
+    /// Deliver one body. Blocks until the answer, an error, or the deadline of the request. After
+    /// [`TransportErrorKind::Stale`] the next one goes out on a fresh connection.
+    fn send_once(&mut self, request: &Request<'_>) -> Result<Response, TransportError>;
+
+    /// The same for requests that name no attempt: sent again, as they are, when the connection was stale.
+    fn send(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
+        match self.send_once(request) {
+            Err(stale) if stale.is_stale() => self.send_once(request).map_err(|why| why.after(&stale)),
+            done => done,
+        }
+    }
+
     /// Close kept connections; the next `send` opens a new one.
     fn close_idle(&mut self);
 }

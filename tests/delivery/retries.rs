@@ -142,5 +142,31 @@ fn a_stale_kept_connection_costs_no_pause() {
         host.flush_all();
     }
     assert_eq!(collector.numbers(), (0..20).collect::<Vec<_>>());
-    assert_eq!(host.stats().retries, 0);
+}
+
+/// What names the attempt is not that of the one before.
+#[test]
+fn what_is_sent_again_on_a_fresh_connection_is_stamped_anew() {
+    let taken = || Reply::Full(200, String::new(), r#"{"results":{}}"#.into());
+    let collector = Collector::start(move |seen| {
+        if seen.number != 1 {
+            return taken();
+        }
+        // So that the next attempt's time is another one.
+        std::thread::sleep(Duration::from_millis(5));
+        Reply::Cut
+    });
+    let retry = json!({"initial_ms": 3_600_000, "max_ms": 3_600_000});
+    let host = Host::open(collector.url(), json!({"format": "posthog-v1", "api_key": "k", "retry": retry}));
+    for _ in 0..2 {
+        host.enqueue(json!({"event": "e", "distinct_id": "d"}).to_string());
+        host.flush_all();
+    }
+    let requests = collector.requests();
+    let said = |name: &str| requests.iter().map(|r| r.header(name).unwrap().to_string()).collect::<Vec<_>>();
+    assert_eq!(said("posthog-attempt"), ["1", "1", "2"]);
+    assert_ne!(said("posthog-request-timestamp")[1], said("posthog-request-timestamp")[2]);
+    assert_eq!(said("idempotency-key")[1], said("idempotency-key")[2]);
+    let s = host.stats();
+    assert_eq!((s.batches, s.retries, s.delivered), (2, 1, 2));
 }

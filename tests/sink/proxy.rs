@@ -78,3 +78,23 @@ fn http_is_asked_for_in_absolute_form() {
     assert_eq!(got.header("host"), Some("collector.test:8080"));
     assert_eq!(got.header("proxy-authorization"), Some("Basic dXM6cHc="));
 }
+
+/// As with a tunnel: it is not the collector that refuses.
+#[test]
+fn a_proxy_that_does_not_know_us_is_not_the_collector() {
+    let proxy = Server::start(move |_, mut s| {
+        while read_request(&mut s).is_some() {
+            s.write_all(b"HTTP/1.1 407 P\r\nContent-Length: 0\r\n\r\n").unwrap();
+        }
+    });
+    let mut client = Client::from(&config("http://collector.test/", &proxy));
+    for _ in 0..2 {
+        let error = client.post(b"x").unwrap_err();
+        assert_eq!(error.kind, Connect, "{}", error.message);
+        assert!(
+            error.message.contains("it answered 407") && !error.message.contains("pw"),
+            "{}",
+            error.message
+        );
+    }
+}

@@ -211,7 +211,8 @@ fn play(case: Case) {
     assert_eq!(seen, (all, delivered, rejected, all - delivered - rejected, 0), "{s:?}");
     assert_eq!(s.unverified, if case.end == End::Unverified { case.rounds } else { 0 }, "{s:?}");
     match case.end {
-        End::Delivered | End::Unverified => assert_eq!(s.retries, 0, "at the first attempt: {s:?}"),
+        // A kept connection may have been closed behind each of the rounds.
+        End::Delivered | End::Unverified => assert!(s.retries < case.rounds, "at the first attempt: {s:?}"),
         End::Kept => assert_eq!(s.circuit_open, 0, "{s:?}"),
         _ => {}
     }
