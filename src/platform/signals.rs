@@ -5,7 +5,7 @@
 //! - Between the fork and the child's own dispositions every signal is blocked, so no handler of the parent's runs in the
 //!   child ([`Mask`]).
 //! - A supervisor's other threads pass on what the kernel gives them; all other handlers of ours are a worker's: for TERM, which stores a flag and writes to one descriptor, and for the end of
-//!   its supervisor, which sets a timer too.
+//!   its supervisor, which sets a timer too. In a child that inherits them they act as if they were not there.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -139,6 +139,8 @@ impl AsFd for SignalFd {
     }
 }
 
+/// The process whose handlers these are.
+static OWNER: AtomicU32 = AtomicU32::new(0);
 static STOPPING: AtomicBool = AtomicBool::new(false);
 static STOP_FD: AtomicI32 = AtomicI32::new(-1);
 static GRACE_MS: AtomicU32 = AtomicU32::new(0);
@@ -148,7 +150,23 @@ static TIMER: AtomicUsize = AtomicUsize::new(0);
 static ROUTED: AtomicU64 = AtomicU64::new(0);
 static ROUTE_FD: AtomicI32 = AtomicI32::new(-1);
 
+/// Whether a handler runs in the process that asked for it. In one that was forked from it the signal does what it does by
+/// default, once the handler has returned: what that process is told is none of its parent's business. Async-signal-safe.
+fn is_ours(signal: i32) -> bool {
+    let pid = super::process::pid();
+    if OWNER.load(Ordering::SeqCst) == pid {
+        return true;
+    }
+    default(signal);
+    // SAFETY: this process, and a signal that is blocked while its handler runs.
+    unsafe { libc::kill(pid as i32, signal) };
+    false
+}
+
 extern "C" fn on_routed(signal: i32) {
+    if !is_ours(signal) {
+        return;
+    }
     // SAFETY: as in `on_stop`.
     let errno = unsafe { &mut *libc::__errno_location() };
     let before = *errno;
@@ -164,6 +182,7 @@ pub struct Before(Vec<(i32, libc::sigaction)>);
 /// passes them on: [`routed`] says which came, and `bell` is rung.
 pub fn route(signals: &[i32], bell: i32) -> Before {
     ROUTED.store(0, Ordering::SeqCst);
+    OWNER.store(super::process::pid(), Ordering::SeqCst);
     route_to(bell);
     let mut before = Vec::with_capacity(signals.len());
     for signal in signals {
@@ -202,7 +221,13 @@ pub fn unroute(before: &Before) {
 /// code does to TERM, its time is limited.
 const ORPHANED: i32 = 63;
 
-extern "C" fn on_stop(_signal: i32) {
+extern "C" fn on_stop(signal: i32) {
+    if is_ours(signal) {
+        stop();
+    }
+}
+
+fn stop() {
     // SAFETY: the address of this thread's errno; what the interrupted code sees there is put back.
     let errno = unsafe { &mut *libc::__errno_location() };
     let before = *errno;
@@ -212,9 +237,12 @@ extern "C" fn on_stop(_signal: i32) {
 }
 
 extern "C" fn on_orphaned(signal: i32) {
+    if !is_ours(signal) {
+        return;
+    }
     // Nobody is there any more to end this process when its time is over.
     end_after(GRACE_MS.load(Ordering::SeqCst));
-    on_stop(signal);
+    stop();
     // For a handler of the worker's own, and for what it may be waiting in.
     // SAFETY: this process, and a signal.
     unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
@@ -229,6 +257,7 @@ pub fn ring(fd: i32) {
 
 /// From now on TERM asks this process to stop: see [`is_stopping`]; `stop_fd` becomes readable and stays so.
 pub fn stop_on_term(stop_fd: i32) {
+    OWNER.store(super::process::pid(), Ordering::SeqCst);
     STOPPING.store(false, Ordering::SeqCst);
     STOP_FD.store(stop_fd, Ordering::SeqCst);
     action(libc::SIGTERM, on_stop as extern "C" fn(i32) as usize, libc::SA_RESTART);

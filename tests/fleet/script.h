@@ -27,6 +27,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -175,6 +176,25 @@ static void grandchild(int orphan) {
   for (;;) pause();
 }
 
+/* What TERM does to a process of the worker's own that is nothing to the fleet: the signal that ended it. */
+static void end_child(void) {
+  int there[2], status = 0;
+  char byte;
+  if (pipe2(there, O_CLOEXEC)) _exit(88);
+  pid_t child = fork();
+  if (child == 0) {
+    close(there[0]);
+    if (write(there[1], "", 1) != 1) _exit(87);
+    for (;;) pause();
+  }
+  close(there[1]);
+  if (read(there[0], &byte, 1) != 1 || kill(child, SIGTERM) || waitpid(child, &status, 0) != child) _exit(86);
+  close(there[0]);
+  struct pollfd stop = {.fd = telemetry_worker_stop_fd(me), .events = POLLIN};
+  note("child ended signal=%d stopping=%d", WIFSIGNALED(status) ? WTERMSIG(status) : 0,
+       telemetry_worker_stopping(me) != 0 || poll(&stop, 1, 0) != 0);
+}
+
 static void listen_on(int port) {
   struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
   int fd = socket(AF_INET, SOCK_STREAM, 0); /* inherited by grandchildren: no CLOEXEC */
@@ -245,6 +265,7 @@ static int word(const char *all) {
   else if (IS("thread")) start_thread();
   else if (IS("grandchild")) grandchild(0);
   else if (IS("orphan")) grandchild((int)n);
+  else if (IS("end_child")) end_child();
   else if (IS("listen")) listen_on((int)n);
   else if (IS("leak")) leak(n);
   else if (IS("count")) telemetry_worker_count(me, (uint32_t)n, strchr(value, ':') ? strtoull(strchr(value, ':') + 1, NULL, 10) : 1);

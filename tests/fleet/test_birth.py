@@ -370,3 +370,13 @@ def test_words_of_the_board(fleets: Fleets) -> None:
         assert fleet.stop() == 0, fleet.tell()
     assert shown[0] == shown[1]
     assert shown[0][:3] == ("busy", "open", 77)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_workers_own_children_end_by_term(fleets: Fleets, mode: str) -> None:
+    """They inherit the handler that tells a worker to stop: there TERM does what it does."""
+    kind, config = config_of(mode)
+    fleet = fleets.make(group("ready,end_child,beat", 1, kind=kind), **config)
+    (line,) = fleet.until_log("child ended")
+    assert line.text == f"child ended signal={signal.SIGTERM:d} stopping=0"
+    assert fleet.stop() == 0, fleet.tell()
