@@ -51,6 +51,11 @@ impl Row {
         self.looping |= self.times.len() == most && within;
     }
 
+    /// Whether there was more than the one that may follow any healthy life.
+    pub(super) fn is_one(&self) -> bool {
+        self.crashes > 1
+    }
+
     /// The fleet itself let `time` go by.
     pub(super) fn leave_out(&mut self, time: Ms) {
         self.uncounted = self.uncounted.saturating_add(time);

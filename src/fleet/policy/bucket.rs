@@ -29,10 +29,10 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// Takes the credit for a fork, if there is enough.
-    pub(super) fn take(&mut self, now: Ms) -> bool {
+    /// Takes the credit for a fork, if there is enough for that and `spared` more.
+    pub(super) fn take(&mut self, now: Ms, spared: u32) -> bool {
         self.fill(now);
-        let enough = self.credit >= COST;
+        let enough = self.credit >= cost(spared);
         if enough {
             self.credit -= COST;
         }
@@ -40,9 +40,14 @@ impl Bucket {
     }
 
     /// When there will be enough; a time gone by if there is.
-    pub(super) fn next(&self) -> Ms {
-        self.at.saturating_add(COST.saturating_sub(self.credit))
+    pub(super) fn next(&self, spared: u32) -> Ms {
+        self.at.saturating_add(cost(spared).saturating_sub(self.credit))
     }
+}
+
+/// Of a fork, and of others that are to be possible still.
+fn cost(spared: u32) -> Ms {
+    COST * (1 + Ms::from(spared))
 }
 
 #[cfg(test)]
@@ -51,7 +56,7 @@ mod tests {
 
     fn taken(bucket: &mut Bucket, now: Ms) -> u32 {
         let mut n = 0;
-        while bucket.take(now) {
+        while bucket.take(now, 0) {
             n += 1;
         }
         n
@@ -62,7 +67,7 @@ mod tests {
         let mut bucket = Bucket::default();
         bucket.set_size(4);
         assert_eq!(taken(&mut bucket, 1_000_000), 4);
-        assert_eq!(bucket.next(), 1_000_500);
+        assert_eq!(bucket.next(0), 1_000_500);
         assert_eq!(taken(&mut bucket, 1_000_499), 0);
         assert_eq!(taken(&mut bucket, 1_000_500), 1);
         assert_eq!(taken(&mut bucket, 1_001_500), 2);
@@ -81,5 +86,15 @@ mod tests {
         assert_eq!(taken(&mut bucket, 20_000), 1);
         bucket.set_size(0);
         assert_eq!(taken(&mut bucket, 90_000), 1, "a fleet of none may still finish a replacement");
+    }
+
+    #[test]
+    fn some_is_spared_for_others() {
+        let mut bucket = Bucket::default();
+        bucket.set_size(3);
+        assert!(bucket.take(10_000, 2));
+        assert!(!bucket.take(10_000, 2), "there are two left, and both are spared");
+        assert_eq!((bucket.next(2), bucket.next(1)), (10_500, 10_000));
+        assert_eq!(taken(&mut bucket, 10_000), 2);
     }
 }

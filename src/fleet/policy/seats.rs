@@ -113,14 +113,17 @@ impl State {
         self.terminate(i, until);
     }
 
-    /// Starts a child in every slot whose time has come, the longest waiting first, as far as the fleet may fork.
+    /// Starts a child in every slot whose time has come, as far as the fleet may fork: those in no row of crashes first, the
+    /// longest waiting before the others.
     pub(super) fn fork(&mut self) {
         let now = self.now;
         loop {
             let waiting =
                 (0..self.slots.len()).filter(|i| self.slots[*i].waits() && self.slots[*i].not_before <= now);
-            let Some(i) = waiting.min_by_key(|i| self.slots[*i].not_before) else { break };
-            if !self.bucket.take(now) {
+            let first = waiting.min_by_key(|i| (self.slots[*i].row.is_one(), self.slots[*i].not_before));
+            let Some(i) = first else { break };
+            let spared = self.spared(&self.slots[i]);
+            if !self.bucket.take(now, spared) {
                 break;
             }
             self.fork_in(i);

@@ -130,7 +130,7 @@ impl State {
                 also(self.limits_of(slot).and_then(|limits| slot.child.look(limits, slot.row.crashes > 0)));
             }
             if starts && slot.waits() {
-                also(Some(slot.not_before.max(self.bucket.next())));
+                also(Some(slot.not_before.max(self.bucket.next(self.spared(slot)))));
             }
         }
         if !draining {
@@ -200,6 +200,13 @@ impl State {
     }
 
     // ---- for the rest of the policy ----
+
+    /// How many forks a slot has to leave to others. One in a row of crashes leaves one, if there is any worker in none: however
+    /// many crash all the time, whoever had been well is followed by the next at once.
+    pub(super) fn spared(&self, slot: &Slot) -> u32 {
+        let seats = || self.slots.iter().filter(|slot| slot.group.is_some() && !slot.retire);
+        u32::from(slot.row.is_one() && !seats().all(|seat| seat.row.is_one()))
+    }
 
     pub(super) fn limits_of(&self, slot: &Slot) -> Option<&Limits> {
         self.groups.get(slot.group?).map(|group| &group.limits)

@@ -1,7 +1,7 @@
 //! Signs of life: whether a worker hangs, whether it lives healthily, and when to look at the board next.
 //!
 //! A look costs a wake-up, so looks are rounded up to common seconds: one wake-up a second at most, whatever the number
-//! of slots, and one in five seconds while no worker has items. Limits below four seconds round to a quarter of
+//! of slots, and one in five seconds while no worker has items or a limit of memory. Limits below four seconds round to a quarter of
 //! themselves instead. What a look finds is therefore late by a second at most, or, for a deadline that a worker gave
 //! with an item after a quiet look, by five.
 #![forbid(unsafe_code)]
@@ -115,7 +115,9 @@ impl Child {
             return None;
         }
         let at = self.seen_at;
-        let mut next = rounded(at.saturating_add(if self.active { BUSY_MS } else { QUIET_MS }), Ms::MAX);
+        // Memory may grow at any time.
+        let every = if self.active || self.most.rss_kb > 0 { BUSY_MS } else { QUIET_MS };
+        let mut next = rounded(at.saturating_add(every), Ms::MAX);
         let mut also = |due: Option<Ms>, limit: Ms| {
             if let Some(due) = due.filter(|due| *due > at) {
                 next = next.min(rounded(due, limit));
@@ -150,7 +152,11 @@ mod tests {
         for at in [1_000, 1_001, 1_500, 1_999] {
             assert_eq!(ready(at).look(&limits, false), Some(if at == 1_000 { 6_000 } else { 7_000 }));
             let busy = Child { active: true, ..ready(at) };
-            assert_eq!(busy.look(&limits, false), Some(if at == 1_000 { 2_000 } else { 3_000 }));
+            let mut limited = ready(at);
+            limited.most.rss_kb = 1;
+            for child in [busy, limited] {
+                assert_eq!(child.look(&limits, false), Some(if at == 1_000 { 2_000 } else { 3_000 }));
+            }
         }
     }
 

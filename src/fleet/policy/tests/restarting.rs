@@ -126,6 +126,20 @@ fn five_crashes_make_a_loop_and_four_do_not() {
 }
 
 #[test]
+fn one_that_had_been_well_does_not_wait_behind_those_that_crash() {
+    let mut w = World::of(9, Limits { backoff_cap_ms: 100, ..Limits::default() })
+        .planned(|slot, _| if slot == 0 { Plan::default() } else { Plan::crashing(1) })
+        .started(20_000);
+    for _ in 0..3 {
+        w.dies(0, signalled(9));
+        let at = w.now;
+        w.run(2);
+        assert!(w.forks_of(0).last().is_some_and(|forked| *forked <= at + 1), "{:?}", w.forks_of(0));
+        w.run(11_000);
+    }
+}
+
+#[test]
 fn one_looping_slot_is_not_ready_but_alive() {
     let w = World::of(3, Limits { crash_limit: 3, ..Limits::default() });
     let w = w.planned(|slot, _| if slot == 1 { Plan::crashing(1) } else { Plan::default() }).started(2_000);

@@ -161,7 +161,7 @@ fn a_worker_is_recycled_for_its_items_its_age_and_its_memory() {
     for (limits, plan, at) in [
         (Limits { max_items: 500, ..all.clone() }, Plan { items_a_second: 10, ..Plan::default() }, 50_000),
         (Limits { max_age_ms: 50_000, ..all.clone() }, Plan::default(), 50_000),
-        (Limits { max_rss_kb: 500, ..all.clone() }, Plan { rss_a_second: 10, ..Plan::default() }, 51_000),
+        (Limits { max_rss_kb: 500, ..all.clone() }, Plan { rss_a_second: 10, ..Plan::default() }, 50_000),
     ] {
         let w = World::of(1, limits).planned(move |_, _| plan.clone()).started(90_000);
         assert_eq!(w.forks_of(1), [at]);
