@@ -19,6 +19,7 @@ use crate::platform::{descriptor, files, signals};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What a group's workers run.
 pub enum Target {
@@ -52,6 +53,8 @@ pub struct Birth<'a> {
     pub close: &'a [RawFd],
     /// The program of a command, laid out.
     pub image: Option<&'a Image>,
+    /// Where a command's process leaves the errno of its exec: the supervisor's own memory, which it still has then.
+    pub refused: Option<&'a AtomicI32>,
 }
 
 /// The status of a command that cannot be run, as of a shell.
@@ -122,7 +125,10 @@ fn exec(birth: &Birth<'_>, image: &Image) -> ! {
     }
     spawn::close_on_exec_but(&own, &birth.group.keep_fds);
     signals::unblock_all();
-    image.become_it();
+    let errno = image.become_it();
+    if let Some(place) = birth.refused {
+        place.store(errno, Ordering::Relaxed);
+    }
     spawn::end(CANNOT_RUN)
 }
 

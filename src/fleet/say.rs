@@ -1,4 +1,5 @@
-//! The supervisor's lines: one for each change of state, none for what stays as it is.
+//! The supervisor's lines: one for each change of state, none for what stays as it is; and documents for programs, each a line
+//! that is one JSON object.
 #![forbid(unsafe_code)]
 
 use crate::platform::log::{Level, tell};
@@ -20,4 +21,9 @@ pub fn warn(fleet: &str, text: &str) {
 /// Something cannot be done.
 pub fn error(fleet: &str, text: &str) {
     line(Level::Error, fleet, text);
+}
+
+/// A line for programs: `{"fleet":NAME,WHAT:JSON}`.
+pub fn document(level: Level, fleet: &str, what: &str, json: &str) {
+    tell(level, &format!("{{\"fleet\":{},\"{what}\":{json}}}", serde_json::Value::from(fleet)));
 }

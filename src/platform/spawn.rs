@@ -27,7 +27,8 @@ const SMALL_STACK: usize = 256 << 10;
 
 /// The same for a child that becomes another program at once: `body` runs in it in the caller's own memory, on a stack of its
 /// own, while the calling thread waits for its exec or end. So it costs the same however large this process is. libc's
-/// hooks do not run. `body` must not return, allocate, lock, or store anything but to memory that is shared anyway; descriptors,
+/// hooks do not run. `body` must not return, allocate, lock, or store anything but to memory that is shared anyway or that the caller reads when it
+/// goes on; descriptors,
 /// signals' dispositions and the mask are the child's own. Block all signals before.
 ///
 /// # Errors

@@ -293,3 +293,21 @@ def test_kill_to_replacement_is_quick(fleets: Fleets) -> None:
         "a supervisor that polls once a second would be later most of the time"
     )
     assert fleet.stop() == 0, fleet.tell()
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [("#!/no/such/interpreter\n", "No such file or directory"), ("no script", "Exec format error")],
+    ids=["interpreter", "format"],
+)
+def test_a_program_that_cannot_be_run_is_named_with_the_reason(
+    fleets: Fleets, text: str, why: str
+) -> None:
+    path = fleets.place / "unfit"
+    path.write_text(text)
+    path.chmod(0o755)
+    fleet = fleets.make(group(str(path), 1, kind="run"))
+    fleet.until_said(f"{path} cannot be run: {why}")
+    status = fleet.until_status("it ended", lambda s: s["workers"][0]["last_exit"] is not None)
+    assert status["workers"][0]["last_exit"]["code"] == 126
+    assert fleet.stop() == 0, fleet.tell()

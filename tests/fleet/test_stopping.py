@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import signal
 import time
 from typing import Any
@@ -32,10 +32,9 @@ def make(
 
 def outcomes(fleet: Fleet) -> dict[str, Any]:
     """Its last words."""
-    import json
-
-    (line,) = re.findall(r"ended (\{.*\})", fleet.stderr())
-    return dict(json.loads(line))
+    lines = [json.loads(line) for line in fleet.stderr().splitlines() if line.startswith("{")]
+    (ended,) = [line["ended"] for line in lines if "ended" in line]
+    return dict(ended)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -164,3 +164,26 @@ def test_a_stopped_zygote_is_no_matter_to_those_that_live(fleets: Fleets) -> Non
     assert not alive(first)
     assert fleet.stop() == 0, fleet.tell()
     until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
+
+
+def test_hup_with_what_cannot_be_prepared(fleets: Fleets) -> None:
+    """Nobody is replaced but who dies, by what was prepared before; the next HUP may do better."""
+    fleet = fleets.make(
+        group("ready,beat", 2, healthy_after_ms=1), options="prepare_fails_by_flag", mode="zygote"
+    )
+    fleet.until_ready(2)
+    before = fleet.pids()
+    fleet.flag.touch()
+    fleet.signal(signal.SIGHUP)
+    status = fleet.until_status("said so", lambda s: "reload_stopped:group=0" in s["reasons"])
+    assert status["live"] and fleet.pids() == before, fleet.tell()
+    os.kill(before[0], signal.SIGKILL)
+    fleet.until("replaced", lambda: len(now := fleet.pids()) == 2 and now[0] != before[0])
+    fleet.until_ready(2)
+    fleet.flag.unlink()
+    between = set(fleet.pids().values())
+    fleet.signal(signal.SIGHUP)
+    fleet.until("new", lambda: len(now := set(fleet.pids().values())) == 2 and not now & between)
+    assert fleet.until_ready(2)["reasons"] == [], fleet.tell()
+    assert fleet.stop() == 0, fleet.tell()
+    until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)

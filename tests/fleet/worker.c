@@ -39,7 +39,7 @@ static int prepare(void *user) {
   if (!strcmp(how, "hang"))
     for (;;) pause();
   if (!strcmp(how, "slow")) nap_ms(600);
-  return !strcmp(how, "fail") ? 7 : 0;
+  return !strcmp(how, "fail") || (!strcmp(how, "flag") && !access(env("TEST_FLAG"), F_OK)) ? 7 : 0;
 }
 
 static telemetry_status add(const char *name, uint32_t count, const char *kind, const char *script, const char *limits) {
@@ -161,6 +161,7 @@ static int one_fleet(const char *options, int argc, char **argv) {
   if (has(options, "prepare")) telemetry_fleet_prepare(fleet, prepare, "well");
   if (has(options, "prepare_hangs")) telemetry_fleet_prepare(fleet, prepare, "hang");
   if (has(options, "prepare_slow")) telemetry_fleet_prepare(fleet, prepare, "slow");
+  if (has(options, "prepare_fails_by_flag")) telemetry_fleet_prepare(fleet, prepare, "flag");
   if (has(options, "prepare_fails")) telemetry_fleet_prepare(fleet, prepare, "fail");
   for (int i = 3; i < argc; i += 5) {
     status = add(argv[i], (uint32_t)atoi(argv[i + 1]), argv[i + 2], argv[i + 3], argv[i + 4]);

@@ -222,6 +222,8 @@ pub enum Event {
     Quick,
     /// HUP: every worker is replaced, one after the other.
     Reload,
+    /// A reload came to nothing before anybody was replaced.
+    ReloadFailed,
     /// A group is to have so many workers. More than there is room for is cut to what there is.
     Resize {
         /// Which.

@@ -40,6 +40,7 @@ impl State {
                 self.adopted(slot, group, incarnation, ready)
             }
             Event::Reload if !ends => self.reload(),
+            Event::ReloadFailed => self.groups.iter_mut().for_each(|group| group.roll_stopped = true),
             Event::Resize { group, want } if !ends => self.resize(group, want),
             Event::StopGroup { group, grace_ms } if !ends => {
                 self.stop_group(group, grace_ms.unwrap_or(self.rules.grace_ms));

@@ -19,7 +19,7 @@ use crate::platform::poll::Interest;
 use crate::platform::{clock, signals, spawn};
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 impl Inner {
     /// Do it; what came of it, if the policy is to know.
@@ -82,6 +82,7 @@ impl Inner {
             grace_ms: u32::try_from(self.settings.rules.grace_ms).unwrap_or(u32::MAX),
             close: &[],
             image: None,
+            refused: None,
         })
     }
 
@@ -94,7 +95,9 @@ impl Inner {
             Target::Command(argv) => Some(child::image(&birth, argv, &self.settings.name)?),
             Target::Call(_) => None,
         };
+        let refused = AtomicI32::new(0);
         birth.image = image.as_ref();
+        birth.refused = Some(&refused);
         let command = image.is_some();
         if !command && !self.settings.allow_threads && spawn::threads_but(OWN_THREADS) > 1 {
             say::error(
@@ -114,6 +117,17 @@ impl Inner {
             child::run(&birth);
         }
         signals::restore(&before);
+        let errno = refused.load(Ordering::Relaxed);
+        if let (Target::Command(argv), true) = (birth.target, errno != 0) {
+            let (program, why) =
+                (argv.first().cloned().unwrap_or_default(), io::Error::from_raw_os_error(errno));
+            let text = format!(
+                "slot {slot} ({}): {} cannot be run: {why}",
+                self.entries.get(group).map_or("", |e| &e.name),
+                program.display()
+            );
+            say::error(&self.settings.name, &text);
+        }
         pid
     }
 
@@ -132,10 +146,61 @@ impl Inner {
         Ok(())
     }
 
-    /// A new zygote, which is asked for what the one before was asked for and has not done.
-    pub(super) fn renew_zygote(&mut self, now: Ms) -> io::Result<()> {
-        self.end_zygote(now);
+    /// A new zygote, at once.
+    fn renew_zygote(&mut self, now: Ms) -> io::Result<()> {
+        if self.heir.is_some() {
+            // It loads what is new, too: the reload need not wait any longer.
+            self.end_heir();
+            self.events.push_back(Event::Reload);
+        }
         let zygote = self.fork_zygote()?;
+        self.enthrone(zygote, now)
+    }
+
+    /// A new zygote that is to take the other one's place when it is prepared. If there cannot be one, the reload is off.
+    pub(super) fn renew_heir(&mut self, now: Ms) {
+        self.end_heir();
+        let limit = self.prepare_limit();
+        let made = self.fork_zygote().and_then(|heir| {
+            if let Some(l) = &self.begun {
+                l.epoll.add(heir.as_fd(), Interest::Read, turn::HEIR)?;
+            }
+            Ok(heir)
+        });
+        match made {
+            Ok(heir) => self.heir = Some((heir, limit.map(|ms| now.saturating_add(ms)))),
+            Err(why) => {
+                say::error(&self.settings.name, &format!("HUP: nothing is replaced: no zygote: {why}"));
+                self.step(Event::ReloadFailed, now);
+            }
+        }
+    }
+
+    /// How long what prepares the workers may take: as long as the most patient group gives a start.
+    fn prepare_limit(&self) -> Option<Ms> {
+        let all = self.entries.iter().map(|entry| entry.group.limits.start_deadline_ms);
+        all.max().filter(|_| self.entries.iter().all(|entry| entry.group.limits.start_deadline_ms > 0))
+    }
+
+    /// No next zygote any more.
+    pub(super) fn end_heir(&mut self) {
+        if let Some((heir, _)) = self.heir.take() {
+            heir.end();
+        }
+    }
+
+    /// The next zygote takes the place of the one there is.
+    pub(super) fn succeed(&mut self, now: Ms) -> io::Result<()> {
+        let Some((heir, _)) = self.heir.take() else { return Ok(()) };
+        if let Some(l) = &self.begun {
+            l.epoll.remove(heir.as_fd());
+        }
+        self.enthrone(heir, now)
+    }
+
+    /// This is the zygote now; it is asked for what the one before was asked for and has not done.
+    fn enthrone(&mut self, zygote: Zygote, now: Ms) -> io::Result<()> {
+        self.end_zygote(now);
         if let Some(l) = &self.begun {
             l.epoll.add(zygote.as_fd(), Interest::Read, turn::ZYGOTE)?;
         }

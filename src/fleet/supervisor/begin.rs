@@ -12,6 +12,7 @@ use super::{Error, Inner, Loop, exit, handover, publish, turn};
 use crate::board::directory::{self, Runtime};
 use crate::board::layout::{self, probe};
 use crate::platform::epoll::{Epoll, Timer};
+use crate::platform::log::Level;
 use crate::platform::poll::Interest;
 use crate::platform::signals::{self, SignalFd};
 use crate::platform::spawn;
@@ -157,13 +158,15 @@ impl Inner {
         let header = self.board.header();
         header.phase.store(layout::Phase::Stopped as u32, Ordering::Relaxed);
         header.verdict.store(0, Ordering::Relaxed);
-        if let Some(zygote) = self.zygote.take() {
+        let heir = self.heir.take().map(|(heir, _)| heir);
+        for zygote in self.zygote.take().into_iter().chain(heir) {
             zygote.end();
         }
         self.health.close();
         self.published = None;
         if let Some(l) = self.begun.take() {
-            say::info(&self.settings.name, &publish::last_words(self));
+            let ended = publish::last_words(self).to_string();
+            say::document(Level::Info, &self.settings.name, "ended", &ended);
             // One that comes too late is not to end the host, whose dispositions hold again.
             while l.signals.next().is_some() {}
             signals::unroute(&l.before);

@@ -116,6 +116,8 @@ struct Inner {
     stops: Vec<Option<Bell>>,
     running: Vec<Option<Running>>,
     zygote: Option<Zygote>,
+    /// The one that is to take its place (HUP), as soon as it has prepared; and until when it has time to.
+    heir: Option<(Zygote, Option<Ms>)>,
     /// Forks that the zygote was asked for and has not answered: slot, incarnation.
     asked: Vec<(usize, u64)>,
     begun: Option<Loop>,
@@ -203,6 +205,7 @@ impl Fleet {
             stops: std::iter::repeat_with(|| None).take(slots).collect(),
             running: std::iter::repeat_with(|| None).take(slots).collect(),
             zygote: None,
+            heir: None,
             asked: Vec::new(),
             begun: None,
             health: Server::new(None),
@@ -306,6 +309,8 @@ impl Fleet {
         }
         let mut inner = self.inner.borrow_mut();
         inner.settle();
+        // Before it goes back to whoever waits for the descriptor.
+        inner.arm();
         Ok(inner.exit.map_or(Step::Going, Step::Ended))
     }
 
@@ -317,6 +322,7 @@ impl Fleet {
         use std::os::fd::AsRawFd;
         let mut inner = self.inner.borrow_mut();
         inner.begin()?;
+        inner.arm();
         Ok(inner.begun.as_ref().map_or(-1, |l| l.epoll.as_fd().as_raw_fd()))
     }
 
@@ -534,7 +540,8 @@ impl Inner {
             ]);
         }
         all.extend(self.running.iter().flatten().map(|r| r.child.as_fd().as_raw_fd()));
-        all.extend(self.zygote.iter().map(|z| z.as_fd().as_raw_fd()));
+        let zygotes = self.zygote.iter().chain(self.heir.iter().map(|(heir, _)| heir));
+        all.extend(zygotes.map(|z| z.as_fd().as_raw_fd()));
         all.extend(self.watches.iter().map(|(_, copy, _)| copy.as_raw_fd()));
         self.health.fds(&mut |fd: BorrowedFd<'_>, _| all.push(fd.as_raw_fd()));
         all

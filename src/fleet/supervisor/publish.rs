@@ -285,8 +285,8 @@ pub fn intensity(inner: &Inner, too_many: bool) {
     }
 }
 
-/// One JSON object: how it ended, slot by slot.
-pub fn last_words(inner: &Inner) -> String {
+/// How it ended, slot by slot.
+pub fn last_words(inner: &Inner) -> serde_json::Value {
     let exit = |view: SlotView| match view.last_exit {
         Some((cause, exit, _)) => serde_json::json!({
             "cause": super::super::health::document::name_in(&super::super::health::document::CAUSES, cause as u32),
@@ -302,7 +302,7 @@ pub fn last_words(inner: &Inner) -> String {
                 "abandoned": view.state == SlotState::Abandoned})
         })
         .collect();
-    format!("ended {}", serde_json::json!({"code": inner.exit, "slots": slots}))
+    serde_json::json!({"code": inner.exit, "slots": slots})
 }
 
 /// Whether that worker said that it is ready.

@@ -13,6 +13,7 @@ use super::super::{environment, health, say};
 use super::{Error, Inner, Watcher, publish};
 use crate::board::layout::flag;
 use crate::board::view::SlotView;
+use crate::platform::log::Level;
 use crate::platform::poll::Interest;
 use crate::platform::{clock, pidfd, signals, spawn};
 use std::os::fd::{AsFd, RawFd};
@@ -24,13 +25,16 @@ pub const TIMER: u64 = 2;
 pub const BELL: u64 = 3;
 pub const ZYGOTE: u64 = 4;
 pub const HEALTH: u64 = 5;
+pub const HEIR: u64 = 6;
 /// And a descriptor of the host's.
 pub const WATCH: u64 = 1 << 32;
 /// And a slot.
 pub const CHILD: u64 = 2 << 32;
 /// Lateness that is not the scheduler's.
 const LATE_MS: Ms = 1000;
-/// How often memory is looked at where no limit asks for it.
+/// How often memory is looked at where a limit asks for it: at each of the looks that the policy wants, one a second.
+const LIMITED_RSS_MS: Ms = 500;
+/// And where none does.
 const RSS_MS: Ms = 60_000;
 const NS: u64 = 1_000_000;
 
@@ -58,6 +62,7 @@ impl Inner {
                 TIMER => {}
                 BELL => rung = true,
                 ZYGOTE => drop(self.hear_zygote(now)),
+                HEIR => self.hear_heir(now),
                 HEALTH => asked = true,
                 token if token >= CHILD => self.bury((token - CHILD) as usize, now),
                 token => {
@@ -76,6 +81,7 @@ impl Inner {
             self.take_signals(now);
         }
         self.reap_strays(now);
+        self.watch_heir(now);
         self.look_around(now);
         self.serve(now, asked);
         self.tell_manager(now);
@@ -219,6 +225,37 @@ impl Inner {
         }
     }
 
+    /// The next zygote has prepared what it is to prepare, or cannot.
+    fn hear_heir(&mut self, now: Ms) {
+        let Some((heir, _)) = &self.heir else { return };
+        match heir.hear() {
+            Ok(Some(Word::Prepared(0))) => {
+                if let Err(why) = self.succeed(now) {
+                    say::error(&self.settings.name, &format!("the new zygote cannot be used: {why}"));
+                    self.drop_zygote(libc::EAGAIN, now);
+                }
+                self.step(Event::Reload, now);
+            }
+            Ok(Some(Word::Prepared(code))) => self.disinherit(&format!("ended with {code}"), now),
+            Ok(_) => {}
+            Err(_) => self.disinherit("ended", now),
+        }
+    }
+
+    fn watch_heir(&mut self, now: Ms) {
+        if self.heir.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= now)) {
+            self.disinherit("took too long (start_deadline_ms)", now);
+        }
+    }
+
+    /// The workers stay as they are, and so does the zygote that can replace them.
+    fn disinherit(&mut self, why: &str, now: Ms) {
+        self.end_heir();
+        let text = format!("HUP: nothing is replaced: what prepares the workers {why}");
+        say::error(&self.settings.name, &text);
+        self.step(Event::ReloadFailed, now);
+    }
+
     fn take_signals(&mut self, now: Ms) {
         while let Some(signal) = self.begun.as_ref().and_then(|l| l.signals.next()) {
             self.signal(signal, now);
@@ -239,6 +276,12 @@ impl Inner {
                 None if self.zygote.as_ref().is_some_and(|z| z.pid() == pid) => {
                     if self.hear_zygote(now) {
                         self.drop_zygote(libc::EPIPE, now);
+                    }
+                }
+                None if self.heir.as_ref().is_some_and(|(heir, _)| heir.pid() == pid) => {
+                    self.hear_heir(now);
+                    if self.heir.is_some() {
+                        self.disinherit("ended", now);
                     }
                 }
                 // It may be a worker that the zygote has not spoken of yet: that comes first.
@@ -267,19 +310,20 @@ impl Inner {
                     notify.ready("replacing workers");
                 }
                 self.board.header().generation.fetch_add(1, Ordering::Relaxed);
-                // A new one loads what is new: now, if the old one has something to do yet.
-                let busy = !self.asked.is_empty();
-                self.end_zygote(now);
-                if busy && self.renew_zygote(now).is_err() {
-                    self.drop_zygote(libc::EAGAIN, now);
+                if self.zygote.is_none() {
+                    Event::Reload
+                } else {
+                    // A new one loads what is new. Until it has, the old one can replace who dies.
+                    say::info(&name, "HUP came");
+                    return self.renew_heir(now);
                 }
-                Event::Reload
             }
             libc::SIGTTIN => resize(self, 1),
             libc::SIGTTOU => resize(self, -1),
             libc::SIGUSR1 => {
                 publish::all(self, now);
-                return say::error(&name, &format!("status {}", self.status().json(false).trim_end()));
+                // Whatever level lines are wanted from, it was asked for.
+                return say::document(Level::Error, &name, "status", self.status().json(false).trim_end());
             }
             libc::SIGUSR2 => {
                 self.reexec = true;
@@ -352,7 +396,7 @@ impl Inner {
         let entry = self.policy.slot(slot).group.and_then(|group| self.entries.get(group));
         let (limit, at_start) = entry.map_or((0, false), |e| (e.group.limits.max_rss_kb, e.ready_at_start));
         let running = self.running.get_mut(slot)?.as_mut()?;
-        let every = if limit > 0 { LATE_MS } else { RSS_MS };
+        let every = if limit > 0 { LIMITED_RSS_MS } else { RSS_MS };
         if now >= running.rss_at + every
             && let Some(kb) = spawn::rss_kb(running.child.pid())
         {
@@ -419,14 +463,15 @@ impl Inner {
     }
 
     /// Set the timer to the next time that anybody waits for.
-    fn arm(&mut self) {
+    pub(super) fn arm(&mut self) {
         let times = [
             self.policy.next_deadline(),
+            self.heir.as_ref().and_then(|(_, until)| *until),
             self.health.next_deadline(),
             self.watchdog.as_ref().map(|w| w.next_deadline()),
         ];
         let next = times.into_iter().flatten().min().map(|ms| ms * NS);
-        if let Some(l) = &mut self.begun {
+        if let Some(l) = self.begun.as_mut().filter(|l| l.armed != next) {
             l.timer.set(next);
             l.armed = next;
         }
