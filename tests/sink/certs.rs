@@ -43,12 +43,26 @@ pub fn self_signed(names: &[&str]) -> Leaf {
     Leaf { der: cert.der().clone(), pem: cert.pem(), key }
 }
 
-pub fn signed_by(ca: &Ca, names: &[&str], last_year: Option<i32>) -> Leaf {
-    let mut params = params(names);
+/// A server's certificate that says it is an authority's, and signs itself.
+pub fn authority_of_itself(names: &[&str], last_year: Option<i32>) -> Leaf {
+    let mut params = valid_until(params(names), last_year);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.extended_key_usages = Vec::new();
+    let key = KeyPair::generate().unwrap();
+    let cert = params.self_signed(&key).unwrap();
+    Leaf { der: cert.der().clone(), pem: cert.pem(), key }
+}
+
+fn valid_until(mut params: CertificateParams, last_year: Option<i32>) -> CertificateParams {
     if let Some(year) = last_year {
         params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
     }
+    params
+}
+
+pub fn signed_by(ca: &Ca, names: &[&str], last_year: Option<i32>) -> Leaf {
+    let params = valid_until(params(names), last_year);
     let key = KeyPair::generate().unwrap();
     let cert = params.signed_by(&key, ca).unwrap();
     Leaf { der: cert.der().clone(), pem: cert.pem(), key }

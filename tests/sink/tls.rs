@@ -154,3 +154,34 @@ fn bad_files_are_named_at_open() {
         assert!(text.contains(names), "{names}: {text}");
     }
 }
+
+/// As `openssl req -x509` makes one: it calls itself an authority, and is the server's.
+#[test]
+fn a_servers_own_certificate_may_be_the_one_that_is_trusted() {
+    let port = |server: &Server| server.addr.port();
+    let own = authority_of_itself(&["127.0.0.1"], None);
+    let server = tls_server(server_config(&own, false));
+    let old = authority_of_itself(&["127.0.0.1"], Some(2020));
+    let old_server = tls_server(server_config(&old, false));
+    let other = authority_of_itself(&["127.0.0.1"], None);
+    let marked = format!("\u{feff}{}", own.pem);
+    let cases = [
+        (port(&server), "127.0.0.1", &own.pem, None),
+        (port(&server), "127.0.0.1", &marked, None),
+        (port(&server), "127.0.0.1", &format!("{}{}", other.pem, own.pem), None),
+        (port(&server), "127.0.0.1", &other.pem, Some("CaUsedAsEndEntity")),
+        (port(&server), "a.localhost", &own.pem, Some("not valid for name")),
+        (port(&old_server), "127.0.0.1", &old.pem, Some("expired")),
+    ];
+    for (port, host, ca, refused) in cases {
+        let mut config = config(format!("https://{host}:{port}/"));
+        config.tls.ca_pem = Some(ca.clone().into_bytes());
+        match (Client::from(&config).post(b"x"), refused) {
+            (Ok(response), None) => assert_eq!(response.status, 200),
+            (Err(error), Some(why)) => {
+                assert!(error.kind == Tls && error.message.contains(why), "{why}: {}", error.message);
+            }
+            (other, _) => panic!("{host}, {refused:?}: {other:?}"),
+        }
+    }
+}
