@@ -308,8 +308,16 @@ impl Engine {
     fn failed(&mut self, desk: &Desk<'_>, error: &TransportError) {
         self.not_reached(desk, found_nobody(error), true);
         self.backoff.failed(Instant::now(), None);
-        let text = format!("{}: {}; events are kept and sent again", self.settings.name, error.message);
+        let text = format!("{}; events are kept and sent again", self.named(error));
         say(Level::Warn, Reason::Transport, &text);
+    }
+
+    /// An error, with the endpoint's name if that is another one than its address.
+    pub(super) fn named(&self, error: &TransportError) -> String {
+        match error.message.starts_with(&self.settings.name) {
+            true => error.message.clone(),
+            false => format!("{}: {}", self.settings.name, error.message),
+        }
     }
 
     /// The collector answered. `denied`: to refuse our credentials.

@@ -319,8 +319,7 @@ impl Engine {
             }
             Err(error) => {
                 self.not_reached(desk, to_server && found_nobody(&error), to_server);
-                let text =
-                    format!("{}: upload: {}; it is kept and tried again", self.settings.name, error.message);
+                let text = format!("{}; an upload is kept and tried again", self.named(&error));
                 say(Level::Warn, Reason::Transport, &text);
                 // Whether the bytes are there nobody knows; what the server is to be told stays as it is.
                 Turn::Again(if to_server { job.step.clone() } else { Step::Ask }, None)

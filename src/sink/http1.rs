@@ -67,7 +67,10 @@ pub struct Head {
 pub fn parse_head(buf: &[u8]) -> Result<Option<(Head, usize)>, String> {
     let mut space = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut answer = httparse::Response::new(&mut space);
-    let length = match answer.parse(buf) {
+    // A value that goes on in the next line is obsolete, and still sent (RFC 9112, 5.2).
+    let mut reading = httparse::ParserConfig::default();
+    reading.allow_obsolete_multiline_headers_in_responses(true);
+    let length = match reading.parse_response(&mut answer, buf) {
         Ok(httparse::Status::Complete(n)) => n,
         Ok(httparse::Status::Partial) if buf.len() > HEAD_MAX => {
             return Err("the head of the answer is too long".into());
@@ -82,7 +85,7 @@ pub fn parse_head(buf: &[u8]) -> Result<Option<(Head, usize)>, String> {
     let headers: Vec<(String, String)> = answer
         .headers
         .iter()
-        .map(|h| (h.name.to_ascii_lowercase(), String::from_utf8_lossy(h.value).trim().to_string()))
+        .map(|h| (h.name.to_ascii_lowercase(), unfolded(&String::from_utf8_lossy(h.value))))
         .collect();
     let mut keep = answer.version == Some(1);
     let mut chunked = None;
@@ -129,6 +132,11 @@ pub fn parse_head(buf: &[u8]) -> Result<Option<(Head, usize)>, String> {
     };
     keep &= framing != Framing::UntilClose;
     Ok(Some((Head { status, headers, framing, keep }, length)))
+}
+
+/// A value in one line.
+fn unfolded(value: &str) -> String {
+    value.lines().map(str::trim).collect::<Vec<_>>().join(" ").trim().to_string()
 }
 
 #[derive(Debug)]

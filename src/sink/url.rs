@@ -24,10 +24,20 @@ pub struct Url {
     pub userinfo: Option<String>,
 }
 
-/// Without the credentials and without the query, which may hold a key.
+/// A part of a path that is longer than this may be a key, as those of webhooks are.
+const LONG_PART: usize = 19;
+
+/// Without the credentials and without the query, which may hold a key; of a long part of the path its beginning.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme(), self.authority(), self.path())
+        write!(f, "{}://{}", self.scheme(), self.authority())?;
+        for part in self.path().split('/').skip(1) {
+            match part.char_indices().nth(LONG_PART).and_then(|_| part.char_indices().nth(4)) {
+                Some((end, _)) => write!(f, "/{}...", &part[..end])?,
+                None => write!(f, "/{part}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -321,6 +331,18 @@ mod tests {
             ("http://h//", "//"),
         ] {
             assert_eq!(Url::parse(given).unwrap().with_path("/batch/").target, expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_holds_no_key() {
+        for (url, shown) in [
+            ("http://u:p@h/?key=1", "http://h/"),
+            ("https://h:8443/api/public/ingestion", "https://h:8443/api/public/ingestion"),
+            ("http://h/i/v1/analytics/events/", "http://h/i/v1/analytics/events/"),
+            ("http://h/services/T0/B0/XXXXabcdefghijklmnopqrst", "http://h/services/T0/B0/XXXX..."),
+        ] {
+            assert_eq!(Url::parse(url).unwrap().to_string(), shown);
         }
     }
 

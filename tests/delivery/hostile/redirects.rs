@@ -74,7 +74,7 @@ fn redirects() {
         answer("to nowhere", Denied, "HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n"),
         answer("to what is no URL", Denied, to("302", "http://[")),
         answer("to another kind of thing", Denied, to("302", "file:///etc/passwd")),
-        answer("with a line break", Kept, to("302", "/x\r\n Y: z")),
+        answer("with a line break", Denied, to("302", "/x\r\n Y: z")),
         elsewhere("to another port", "307", |port| format!("http://127.0.0.1:{port}/in")),
         elsewhere("to another host", "308", |port| format!("http://127.0.0.2:{port}/in")),
         elsewhere("to another name of the host", "301", |port| format!("http://localhost:{port}/in")),
