@@ -36,9 +36,9 @@ impl Style {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
     }
 
-    /// The text, cut to the width.
+    /// The text, in one line, cut to the width.
     pub fn cut(&self, text: &str) -> String {
-        self.width.map_or_else(|| text.to_string(), |width| shorten(text, width))
+        shorten(&tame(text), self.width.unwrap_or(usize::MAX))
     }
 }
 
@@ -57,7 +57,7 @@ impl Table {
 
     /// One more; the cell `coloured` has a mood.
     pub fn row(&mut self, cells: Vec<String>, coloured: usize, mood: Mood) {
-        self.rows.push((cells, coloured, mood));
+        self.rows.push((cells.iter().map(|cell| tame(cell)).collect(), coloured, mood));
     }
 
     /// As lines, each indented by two.
@@ -79,6 +79,11 @@ impl Table {
         }
         out
     }
+}
+
+/// What others wrote, with nothing in it that ends a line or that a terminal would obey.
+fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn line(cells: &[String], widths: &[usize], coloured: usize, mood: Mood, style: &Style) -> String {
@@ -121,6 +126,10 @@ mod tests {
         }
         let text = table.text(&Style { width: Some(40), colour: false });
         assert!(text.contains("xx…  exit 3"), "{text}");
+        table.row(vec!["2\n".into(), "a\u{1b}[2J\nfleet".into(), "-".into()], 2, Mood::Plain);
+        let text = table.text(&Style::default());
+        assert!(text.lines().count() == 3 && !text.contains('\u{1b}'), "{text:?}");
+        assert!(!Style::default().cut("a\u{1b}b\nc").contains(['\u{1b}', '\n']));
         let coloured = table.text(&Style { width: None, colour: true });
         assert!(coloured.contains("\x1b[1;31mexit 3\x1b[0m"), "{coloured:?}");
     }
