@@ -33,6 +33,8 @@ const LOOK_MS: u64 = 10_000;
 const RETRY_MS: u64 = 60_000;
 /// How long figures that must be shown wait for a thread that is writing earlier ones, on a busy machine.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// And the last ones, which nobody shows later.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a row is claimed on a board that is then found to be gone.
 const CLAIMS: usize = 4;
 /// Which counter is no sum: `last_success_unix_ms`.
@@ -128,7 +130,11 @@ impl Client {
         if words.ended.load(Ordering::Relaxed) != 0 {
             return;
         }
-        let patience = if matches!(how, How::Write | How::Claim) { Duration::ZERO } else { PATIENCE };
+        let patience = match how {
+            How::Write | How::Claim => Duration::ZERO,
+            How::Last => LAST_PATIENCE,
+            _ => PATIENCE,
+        };
         let Some(_hold) = Hold::take(words, patience) else { return };
         let stats = self.stats();
         let figures = Figures {

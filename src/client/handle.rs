@@ -67,6 +67,8 @@ pub const DISABLED: u32 = 4;
 pub const PANIC_IN_ENQUEUE: u32 = 8;
 /// Not every event is kept: [`crate::delivery::rules::sample`] decides, off the common path.
 pub const SAMPLED: u32 = 16;
+/// `shutdown` could not finish in its time: [`Client::free`] and the next one try again.
+pub const UNFINISHED: u32 = 32;
 /// The flags that only send an event the long way.
 pub const LONG_WAY: u32 = PANIC_IN_ENQUEUE | SAMPLED;
 

@@ -6,7 +6,7 @@
 //! - A process that never used the client has nothing to flush, stop or count.
 
 use super::family::How;
-use super::handle::{CLOSED, Client, DEAD, DISABLED, LONG_WAY, Status};
+use super::handle::{CLOSED, Client, DEAD, DISABLED, LONG_WAY, Status, UNFINISHED};
 use crate::delivery::engine::Desk;
 use crate::delivery::sender;
 use crate::delivery::words::{ABSENT, ASLEEP, WISH_END, WISH_STOP};
@@ -163,18 +163,34 @@ impl Client {
         if flags & DEAD != 0 {
             return Status::Internal;
         }
+        if flags & UNFINISHED != 0 {
+            self.finish(true);
+        }
         if flags & (CLOSED | DISABLED) != 0 {
             return Status::Ok;
         }
         let Some(generation) = self.generation() else { return Status::Ok };
         let status = self.drain(generation, timeout, self.patience(), true);
-        self.stop_sender(status != Status::Ok, STOP_PATIENCE, |desk| {
-            drop(desk.media.take_all());
-            self.retire(desk, true);
-        });
+        self.finish(status != Status::Ok);
         self.report_loss("at shutdown");
         self.publish(generation, How::Last);
         status
+    }
+
+    /// End the sender, and give back what only its consumer may.
+    fn finish(&self, cut: bool) {
+        if self.generation().is_none() {
+            return;
+        }
+        let done = self.stop_sender(cut, STOP_PATIENCE, |desk| {
+            drop(desk.media.take_all());
+            self.retire(desk, true);
+        });
+        if done {
+            self.flags.fetch_and(!UNFINISHED, Ordering::SeqCst);
+        } else {
+            self.flags.fetch_or(UNFINISHED, Ordering::SeqCst);
+        }
     }
 
     /// With a spool nobody waits at exit for a collector that is not there.
@@ -217,8 +233,8 @@ impl Client {
     }
 
     /// End the sender, cutting its connection if it may be inside a request, drop the engine, and then, as the
-    /// consumer, do what remains to be done.
-    fn stop_sender(&self, cut: bool, patience: Duration, finally: impl FnOnce(&Desk<'_>)) {
+    /// consumer, do what remains to be done. `false`: it did not end in time, and nothing of that was done.
+    fn stop_sender(&self, cut: bool, patience: Duration, finally: impl FnOnce(&Desk<'_>)) -> bool {
         let words = self.words();
         let deadline = Instant::now() + patience;
         words.wish.fetch_or(WISH_STOP, Ordering::SeqCst);
@@ -243,8 +259,10 @@ impl Client {
                     finally(&desk);
                 }
                 words.leave_consumer();
+                return true;
             }
         }
+        false
     }
 
     /// Shut it if it is not, and give everything back. Other processes' copies are not touched.
@@ -307,19 +325,30 @@ impl Client {
 
     /// The process exits: remove the spool's files if all is delivered (from then on the client is shut, so that
     /// nothing is taken that nobody would find), else leave them, with whatever is enqueued yet.
-    fn leave_spool(&self) {
+    fn leave_spool(&self, deadline: Instant) {
         // Nobody starts a sender any more.
         self.words().start_after.store(u64::MAX, Ordering::Relaxed);
         let left = &self.control().counters.left_in_spool;
         // Unless the count below replaces it: a sender that does not stop in time may still deliver some.
         left.store(self.stats().queue_events, Ordering::Release);
-        self.stop_sender(self.has_pending(), EXIT_PATIENCE, |desk| {
+        // An answer that is awaited to what others left: without it somebody would send that again.
+        let rest = if self.is_asking() {
+            deadline.saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
+        };
+        self.stop_sender(self.has_pending(), rest.max(EXIT_PATIENCE), |desk| {
             left.store(0, Ordering::Release);
             self.retire(desk, false);
             if desk.log.head() >= desk.log.tail() {
                 self.flags.fetch_or(CLOSED, Ordering::SeqCst);
             }
         });
+    }
+
+    /// A request is under way.
+    fn is_asking(&self) -> bool {
+        self.generation().is_some() && self.words().busy_since.load(Ordering::SeqCst) != 0
     }
 
     fn has_pending(&self) -> bool {
@@ -412,7 +441,7 @@ impl ForkAware for Client {
             return;
         }
         if self.spool.is_some() {
-            self.leave_spool();
+            self.leave_spool(deadline);
         }
         if self.has_pending() {
             self.report_loss("at exit");
@@ -422,7 +451,7 @@ impl ForkAware for Client {
 
     fn exit_budget(&self) -> Duration {
         let flags = self.flags.load(Ordering::SeqCst);
-        let idle = flags & (CLOSED | DEAD | DISABLED) != 0 || !self.has_pending();
+        let idle = flags & (CLOSED | DEAD | DISABLED) != 0 || !(self.has_pending() || self.is_asking());
         if idle || self.words().down.load(Ordering::SeqCst) != 0 { Duration::ZERO } else { self.exit_timeout }
     }
 }

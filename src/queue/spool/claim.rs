@@ -27,7 +27,8 @@ use std::time::Duration;
 /// One taker at a time in a process; blank in each child.
 static TAKING: SetOnce<WipedPage<TidLock, TidLock>> = SetOnce::new();
 static TAKING_PLAIN: TidLock = TidLock::new();
-const PATIENCE: Duration = Duration::from_millis(100);
+/// For whoever holds it to get a processor: a candidate that is let go of for want of it would count as somebody else's.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Make the process-wide lock, the first time it is called.
 pub fn prepare_page(try_wipe: bool) {
