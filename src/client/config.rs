@@ -319,6 +319,12 @@ impl Config {
     }
 }
 
+/// What to say of a variable that looks like a key's and is none; its value is not shown.
+pub fn complaint(variable: &str) -> Option<String> {
+    let meant = keys::variable_meant(variable)?;
+    Some(format!("{variable} is the variable of no key and is not read; meant was perhaps {meant}"))
+}
+
 /// A variable of this process. One that is not UTF-8 is kept recognisable, so that it is refused and not ignored.
 pub fn process_env(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())

@@ -7,7 +7,7 @@
 
 use super::config::{
     Clock, Compression, Config, Encoding as OtlpEncoding, Evict, FormatKind, OnFull, ResolverKind, Spool,
-    Sync, process_env,
+    Sync, complaint, process_env,
 };
 use super::family::Kin;
 use super::handle::{Client, DISABLED, PANIC_IN_ENQUEUE, SAMPLED};
@@ -76,6 +76,11 @@ fn open_resolving(mut config: Config, resolver: Option<sink::Resolver>) -> Resul
     // A server that changes its directory later must not move its files.
     if let Ok(here) = std::env::current_dir() {
         config = config.anchored(&here);
+    }
+    for variable in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        if let Some(text) = complaint(&variable) {
+            say(Level::Warn, Reason::Variable, &text);
+        }
     }
     let format = format_of(&config);
     let mut sink = sink_of(&config, &*format)?;

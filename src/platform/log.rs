@@ -56,8 +56,10 @@ pub enum Reason {
     Upload,
     /// A process cannot show itself to its family.
     Family,
+    /// A variable that is read by nobody.
+    Variable,
 }
-const REASONS: usize = 15;
+const REASONS: usize = 16;
 const MINUTE_NS: u64 = 60_000_000_000;
 
 /// The host's logger: level, NUL-terminated text, the host's own pointer.
@@ -115,13 +117,42 @@ fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// What a pipe that is ready takes without making its writer wait: `PIPE_BUF`.
+const ROOM: usize = 4096;
+/// No wait, and no signal from a reader that is gone.
+#[cfg(target_os = "linux")]
+const AT_ONCE: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+#[cfg(not(target_os = "linux"))]
+const AT_ONCE: i32 = libc::MSG_DONTWAIT;
+
+/// As much of it as stderr takes at once. Nobody waits for whoever reads there: a log shipper that hangs, or a terminal that was
+/// stopped, would stop a supervisor, or a thread that delivers.
+fn write_stderr(mut line: &[u8]) {
+    while !line.is_empty() {
+        let part = &line[..line.len().min(ROOM)];
+        let mut ready = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one pollfd, and no wait.
+        if unsafe { libc::poll(&raw mut ready, 1, 0) } <= 0 || ready.revents & libc::POLLOUT == 0 {
+            return;
+        }
+        // SAFETY: the buffer is valid for its length. A socket takes what it has room for.
+        let sent = unsafe { libc::send(2, part.as_ptr().cast(), part.len(), AT_ONCE) };
+        let written = match sent {
+            // SAFETY: as above; anything but a socket has room for this much.
+            -1 => unsafe { libc::write(2, part.as_ptr().cast(), part.len()) },
+            sent => sent,
+        };
+        match usize::try_from(written) {
+            Ok(written) if written > 0 => line = &line[written.min(line.len())..],
+            _ => return,
+        }
+    }
+}
+
 fn emit(level: Level, line: &str) {
     let sink = SINK.load(Ordering::Acquire);
     if sink == 0 {
-        let line = format!("{line}\n");
-        // SAFETY: the buffer is valid for its length; a closed stderr is an error we ignore.
-        unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
-        return;
+        return write_stderr(format!("{line}\n").as_bytes());
     }
     let Ok(text) = std::ffi::CString::new(line) else { return };
     // SAFETY: only `set` writes SINK, and only with a `Sink`.

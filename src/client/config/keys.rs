@@ -365,6 +365,25 @@ pub(super) fn nearest(path: &str) -> &'static str {
     KEYS.iter().map(|key| key.name).chain(groups).min_by_key(|name| score(name)).unwrap_or_default()
 }
 
+/// Of a variable that no key is read from: the one that was probably meant, or what to say instead of an object.
+pub(super) fn variable_meant(variable: &str) -> Option<String> {
+    let name = variable.strip_prefix("TELEMETRY_")?.to_ascii_lowercase();
+    let own = |key: &Key| key.env_name();
+    if KEYS.iter().any(|key| own(key) == variable) {
+        return None;
+    }
+    if is_group(&name) {
+        let members: Vec<String> =
+            KEYS.iter().filter(|key| key.group() == Some(name.as_str())).map(own).collect();
+        return Some(members.join(", "));
+    }
+    let near = KEYS.iter().map(own).min_by_key(|known| distance(variable, known))?;
+    (distance(variable, &near) <= SLIP).then_some(near)
+}
+
+/// So many letters are a slip; more are another program's variable.
+const SLIP: usize = 2;
+
 /// The word of `list` nearest to `word`.
 pub(super) fn nearest_word(word: &str, list: &[&'static str]) -> Option<&'static str> {
     let word = word.to_lowercase();
@@ -450,6 +469,23 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), KEYS.len());
+    }
+
+    #[test]
+    fn variables_that_were_meant_for_a_key() {
+        for (given, meant) in [
+            ("TELEMETRY_ENDPOIT", Some("TELEMETRY_ENDPOINT")),
+            ("TELEMETRY_BATCH_MAX_EVENT", Some("TELEMETRY_BATCH_MAX_EVENTS")),
+            ("TELEMETRY_SAMPLE", Some("TELEMETRY_SAMPLE_RATE, TELEMETRY_SAMPLE_KEY")),
+            ("TELEMETRY_ENDPOINT", None),
+            ("TELEMETRY_ENABLED_BY_OTHERS", None),
+            ("TELEMETRY_RUNTIME_DIR", None),
+            ("TELEMETRY_FLEET_HEALTH", None),
+            ("TELEMETRY_TEST_PANIC", None),
+            ("ENDPOIT", None),
+        ] {
+            assert_eq!(variable_meant(given).as_deref(), meant, "{given}");
+        }
     }
 
     #[test]
