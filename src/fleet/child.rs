@@ -15,7 +15,7 @@ use super::worker::{self, Post, Worker};
 use crate::board::scoreboard::Board;
 use crate::platform::epoll::Bell;
 use crate::platform::spawn::{self, Image};
-use crate::platform::{descriptor, files, signals};
+use crate::platform::{descriptor, files, limits, signals};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -49,6 +49,8 @@ pub struct Birth<'a> {
     pub supervisor: u32,
     /// What it has to end in.
     pub grace_ms: u32,
+    /// How many descriptors it may have, if the supervisor may have more.
+    pub descriptors: Option<u64>,
     /// What is the supervisor's alone.
     pub close: &'a [RawFd],
     /// The program of a command, laid out.
@@ -104,6 +106,9 @@ pub fn run(birth: &Birth<'_>) -> ! {
     spawn::signal_on_parents_death(libc::SIGTERM);
     if spawn::parent() != birth.supervisor {
         spawn::end(ORPHAN);
+    }
+    if let Some(number) = birth.descriptors {
+        limits::allow_descriptors(number);
     }
     match (birth.target, birth.image) {
         (Target::Command(_), Some(image)) => exec(birth, image),

@@ -15,6 +15,8 @@ pub mod files;
 pub mod futex;
 pub mod identity;
 pub mod island;
+#[cfg(target_os = "linux")]
+pub mod limits;
 pub mod log;
 pub mod mapped;
 pub mod mmap;

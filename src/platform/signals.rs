@@ -119,8 +119,17 @@ impl SignalFd {
         Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// The next one that has come.
+    /// The next one that has come, as [`meant`].
     pub fn next(&self) -> Option<i32> {
+        loop {
+            let (signal, code) = self.read()?;
+            if let Some(meant) = meant(signal, code) {
+                return Some(meant);
+            }
+        }
+    }
+
+    fn read(&self) -> Option<(i32, i32)> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
         let size = size_of::<libc::signalfd_siginfo>();
         // SAFETY: that many writable bytes.
@@ -129,7 +138,18 @@ impl SignalFd {
             return None;
         }
         // SAFETY: filled in by the kernel, and zeroed before.
-        i32::try_from(unsafe { info.assume_init() }.ssi_signo).ok()
+        let info = unsafe { info.assume_init() };
+        Some((i32::try_from(info.ssi_signo).ok()?, info.ssi_code))
+    }
+}
+
+/// What a signal means to a supervisor. From somebody, what it is; from the kernel, HUP is that the terminal is gone, which is
+/// the end, and WINCH that it has another size, which is nothing.
+fn meant(signal: i32, code: i32) -> Option<i32> {
+    match (signal, code) {
+        (libc::SIGHUP, libc::SI_KERNEL) => Some(libc::SIGTERM),
+        (libc::SIGWINCH, libc::SI_KERNEL) => None,
+        _ => Some(signal),
     }
 }
 
@@ -163,10 +183,10 @@ fn is_ours(signal: i32) -> bool {
     false
 }
 
-extern "C" fn on_routed(signal: i32) {
-    if !is_ours(signal) {
-        return;
-    }
+extern "C" fn on_routed(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel gives a valid one to a handler with SA_SIGINFO.
+    let code = unsafe { (*info).si_code };
+    let (true, Some(signal)) = (is_ours(signal), meant(signal, code)) else { return };
     // SAFETY: as in `on_stop`.
     let errno = unsafe { &mut *libc::__errno_location() };
     let before = *errno;
@@ -188,8 +208,9 @@ pub fn route(signals: &[i32], bell: i32) -> Before {
     for signal in signals {
         // SAFETY: all-zero bytes are a value of `sigaction`.
         let (mut new, mut old): (libc::sigaction, libc::sigaction) = unsafe { std::mem::zeroed() };
-        new.sa_sigaction = on_routed as extern "C" fn(i32) as usize;
-        new.sa_flags = libc::SA_RESTART;
+        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_routed;
+        new.sa_sigaction = handler as usize;
+        new.sa_flags = libc::SA_RESTART | libc::SA_SIGINFO;
         // SAFETY: two valid places; the handler fits its flags.
         if unsafe { libc::sigaction(*signal, &raw const new, &raw mut old) } == 0 {
             before.push((*signal, old));

@@ -116,20 +116,20 @@ def test_the_limit_of_a_container(fleets: Fleets) -> None:
         place.rmdir()
 
 
-def test_no_descriptors_left(fleets: Fleets) -> None:
-    """What the host's limit of descriptors does not allow is said, at the start and later."""
-    fleet = fleets.make(
-        group("ready,beat", 40),
-        prefix=("prlimit", "--nofile=24:24"),
-        max_workers=40,
-    )
-    fleet.expects_life = False
-    until(
-        "an end, or as many as there are descriptors for",
-        lambda: fleet.process.poll() is not None or "Too many open files" in fleet.stderr(),
-        tell=fleet.tell,
-    )
-    if fleet.process.poll() is None:
-        fleet.signal(signal.SIGTERM)
-    assert fleet.end() in (0, 1, 71), fleet.tell()
-    until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
+def test_descriptors_for_all_or_none(fleets: Fleets) -> None:
+    """What a supervisor needs is there before it begins; its workers may have as many as before."""
+    limited = ("prlimit", "--nofile=50:50")
+    fleet = fleets.make(group("ready,beat", 30), prefix=limited)
+    assert fleet.end() == 64, fleet.tell()
+    assert "30 worker(s): their supervisor needs" in fleet.stderr()
+    assert "allowed here: 50 (ulimit -n)" in fleet.stderr()
+    assert not fleet.log("begin")
+    for kind in ("call", "self"):
+        limited = ("prlimit", "--nofile=50:300")
+        fleet = fleets.make(group("ready,beat", 30, kind=kind), prefix=limited)
+        fleet.until_ready(30)
+        soft = (
+            Path(f"/proc/{fleet.pids()[29]}/limits").read_text().split("Max open files")[1].split()
+        )
+        assert soft[:2] == ["50", "300"], fleet.tell()
+        assert fleet.stop() == 0, fleet.tell()

@@ -222,12 +222,15 @@ def test_the_unit_starts_reloads_and_stops(unit: str, tmp_path: Path) -> None:
             running.process.send_signal(signal.SIGHUP)
             hear("RELOADING=1")
             hear("READY=1")
-
-            def replaced() -> bool:
-                all_of_them = running.get("/status")["workers"]
-                return not before <= {worker["pid"] for worker in all_of_them}
-
-            running.wait_for("the first replacement", replaced)
+            # At that moment, and not some time later.
+            workers = running.get("/status")["workers"]
+            now = {worker["pid"] for worker in workers if worker["state"] != "stopping"}
+            assert now and not before & now
+            running.process.send_signal(signal.SIGWINCH)
+            heard = ""
+            while "; paused" not in heard:
+                heard = manager.recv(4096).decode()
+            assert heard.startswith("STATUS="), heard
             running.process.send_signal(signal.SIGTERM)
             hear("STOPPING=1")
             assert running.process.wait(30) == 0, running.output()

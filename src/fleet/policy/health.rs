@@ -90,7 +90,7 @@ pub enum Reason {
     Draining,
     /// `paused`
     Paused,
-    /// `fork_failed:EAGAIN`: of the slot whose latest fork failed.
+    /// `fork_failed:EAGAIN`: once for all slots whose latest fork failed so.
     ForkFailed {
         /// Why.
         errno: i32,
@@ -179,8 +179,9 @@ impl State {
                 (SlotState::Abandoned, _) => reasons.push(Reason::Abandoned { slot: i }),
                 _ => {}
             }
-            if slot.fork_errno != 0 {
-                reasons.push(Reason::ForkFailed { errno: slot.fork_errno });
+            let failed = Reason::ForkFailed { errno: slot.fork_errno };
+            if slot.fork_errno != 0 && !reasons.contains(&failed) {
+                reasons.push(failed);
             }
         }
         for (group, of) in self.groups.iter().enumerate() {

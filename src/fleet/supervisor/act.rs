@@ -80,6 +80,7 @@ impl Inner {
             bell: &self.bell,
             supervisor: self.pid,
             grace_ms: u32::try_from(self.settings.rules.grace_ms).unwrap_or(u32::MAX),
+            descriptors: self.descriptors,
             close: &[],
             image: None,
             refused: None,
@@ -278,6 +279,8 @@ impl Inner {
         }
         if let Some(running) = self.running.get(slot).and_then(Option::as_ref) {
             running.child.signal(libc::SIGTERM);
+            // One that was stopped, by a terminal or by somebody, would take no notice before it is killed.
+            running.child.signal(libc::SIGCONT);
         }
     }
 

@@ -15,8 +15,9 @@ use crate::platform::epoll::{Epoll, Timer};
 use crate::platform::log::Level;
 use crate::platform::poll::Interest;
 use crate::platform::signals::{self, SignalFd};
-use crate::platform::spawn;
+use crate::platform::{files, limits, spawn};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// What a supervisor listens to.
@@ -33,6 +34,11 @@ pub const SIGNALS: &[i32] = &[
 ];
 /// The name of the library's own threads, which end before a fork.
 pub const OWN_THREADS: &str = "telemetry";
+
+/// Descriptors that a worker takes in the supervisor: its process and its bell.
+const A_WORKERS: usize = 2;
+/// And what is there once: the loop's own, connections of the health endpoint, zygotes.
+const A_SUPERVISORS: usize = 32;
 
 impl Inner {
     /// Make what a running fleet has, once.
@@ -51,6 +57,7 @@ impl Inner {
             )));
         }
         let handed = handover::take();
+        self.make_room(handed.is_none())?;
         let system = |why: std::io::Error| Error::io("the supervisor's descriptors cannot be made", &why);
         signals::unignore(libc::SIGCHLD);
         let zygotes = self.settings.mode == super::Mode::Zygote;
@@ -153,6 +160,33 @@ impl Inner {
         }
     }
 
+    /// See that there are descriptors for every slot, and some for the health endpoint, which is asked most when something is wrong.
+    /// With `refuse` it is an error if there cannot be; else there are workers already, which are not given up for it.
+    pub(super) fn make_room(&mut self, refuse: bool) -> Result<(), Error> {
+        let open = files::names_in(Path::new("/proc/self/fd")).map_or(0, |all| all.len());
+        let surge = self.settings.rules.surge;
+        let needed = |workers: usize| (open + workers * A_WORKERS + A_SUPERVISORS) as u64;
+        let (now, most) = limits::descriptors();
+        let (all, wanted) = (needed(self.running.len()), needed((self.policy.wanted() + surge) as usize));
+        if refuse && most < wanted {
+            return Err(Error::Invalid(format!(
+                "{} worker(s): their supervisor needs {wanted} descriptors; allowed here: {most} (ulimit -n)",
+                self.policy.wanted()
+            )));
+        }
+        if now < all {
+            self.descriptors = Some(now);
+            limits::allow_descriptors(all.min(most));
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_room_back(&mut self) {
+        if let Some(before) = self.descriptors.take() {
+            limits::allow_descriptors(before);
+        }
+    }
+
     /// Put back what was changed, and say how it ended.
     pub(super) fn finish(&mut self) {
         let header = self.board.header();
@@ -172,5 +206,6 @@ impl Inner {
             signals::unroute(&l.before);
             signals::restore(&l.mask);
         }
+        self.give_room_back();
     }
 }

@@ -186,7 +186,9 @@ impl Inner {
         });
         text.push('|');
         text.push_str(&wants.collect::<Vec<_>>().join(";"));
+        self.give_room_back();
         let why = self.exec_with(text, &kept);
+        let _ = self.make_room(false);
         for fd in kept {
             spawn::keep_on_exec(fd, false);
         }

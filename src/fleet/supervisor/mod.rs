@@ -131,6 +131,8 @@ struct Inner {
     fork: Rc<Fork>,
     prepare: Rc<dyn Fn() -> i32>,
     reread: Option<Rc<dyn Fn() -> Result<String, String>>>,
+    /// How many descriptors the process could have before the fleet needed more; its workers can have as many.
+    descriptors: Option<u64>,
     /// Reap children that are not ours.
     reaps_all: bool,
     pid: u32,
@@ -153,8 +155,12 @@ struct Inner {
     /// What the supervisor before had counted (USR2): ends by cause, and restarts of each slot.
     carried: [u64; Cause::COUNT],
     carried_restarts: Vec<u32>,
-    /// The service manager was told that the fleet is ready.
+    /// The service manager was told that the fleet is ready,
     said_ready: bool,
+    /// this for people,
+    said_status: String,
+    /// and that the fleet reloads.
+    reloading: bool,
 }
 
 /// A fleet. One process, one thread: the one that made it.
@@ -217,6 +223,7 @@ impl Fleet {
             fork: Rc::new(spawn::fork),
             prepare: Rc::new(|| 0),
             reread: None,
+            descriptors: None,
             reaps_all: false,
             pid: process::pid(),
             exit: None,
@@ -232,6 +239,8 @@ impl Fleet {
             carried: [0; Cause::COUNT],
             carried_restarts: vec![0; slots],
             said_ready: false,
+            said_status: String::new(),
+            reloading: false,
             settings,
         };
         publish::header(&inner);

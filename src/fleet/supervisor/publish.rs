@@ -6,7 +6,7 @@
 //! - What a worker must see before it is signalled is written before.
 #![forbid(unsafe_code)]
 
-use super::super::policy::{Cause, Exit, Ms, Phase, SlotState, SlotView};
+use super::super::policy::{Cause, Exit, Health, Ms, Phase, SlotState, SlotView};
 use super::super::say;
 use super::{Entry, Inner};
 use crate::board::layout::{Slot, flag, verdict};
@@ -66,11 +66,30 @@ pub fn all(inner: &mut Inner, now: Ms) {
             set(room, before + count);
         }
     }
-    let ready = health.ready && !inner.said_ready;
-    if ready && let Some(notify) = &inner.notify {
-        notify.ready(&format!("{} of {} workers are ready", health.counts.ready, health.counts.want));
+    manager(inner, &health);
+}
+
+/// The service manager: ready once, ready again when a reload is done, and a line of status whenever it is another one.
+fn manager(inner: &mut Inner, health: &Health) {
+    let Some(notify) = inner.notify.as_ref().filter(|_| inner.policy.phase() != Phase::Draining) else {
+        return;
+    };
+    let mut text = format!("{} of {} workers are ready", health.counts.ready, health.counts.want);
+    for reason in &inner.reasons {
+        // Without what changes each second.
+        text += &format!("; {}", reason.split(',').next().unwrap_or(reason));
     }
-    inner.said_ready |= ready;
+    let groups = (0..inner.policy.groups()).filter_map(|group| inner.policy.group(group));
+    let reloaded =
+        inner.reloading && inner.heir.is_none() && groups.into_iter().all(|g| g.old == 0 || g.roll_stopped);
+    if (health.ready && !inner.said_ready) || reloaded {
+        notify.ready(&text);
+    } else if inner.said_ready && !inner.reloading && text != inner.said_status {
+        notify.status(&text);
+    }
+    inner.reloading &= !reloaded;
+    inner.said_ready |= health.ready;
+    inner.said_status = text;
 }
 
 /// One slot as the policy sees it.

@@ -307,7 +307,7 @@ impl Inner {
                 }
                 if let Some(notify) = &self.notify {
                     notify.reloading(clock::monotonic_ns() / 1000);
-                    notify.ready("replacing workers");
+                    self.reloading = true;
                 }
                 self.board.header().generation.fetch_add(1, Ordering::Relaxed);
                 if self.zygote.is_none() {
