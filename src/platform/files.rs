@@ -287,6 +287,8 @@ mod tests {
     #[test]
     fn names_are_those_of_the_directory() {
         let dir = std::path::PathBuf::from(format!("/tmp/libtelemetry-{}-names", std::process::id()));
+        // Left by one that was killed and had this process id.
+        let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir).unwrap();
         let mut wanted: Vec<_> = (0..2000).map(|i| OsString::from(format!("{i:0100}"))).collect();
         wanted.push("x".into());

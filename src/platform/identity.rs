@@ -122,8 +122,10 @@ mod tests {
         };
         assert!(!it.is_dead(&me));
         child.kill().unwrap();
+        let start = std::time::Instant::now();
         while !it.is_dead(&me) {
             // A zombie: nobody has waited for it yet.
+            assert!(start.elapsed() < std::time::Duration::from_secs(60), "it lives for ever");
             std::thread::yield_now();
         }
         child.wait().unwrap();

@@ -171,6 +171,9 @@ mod tests {
         // SAFETY: libc repairs the heap in a child of fork; the child runs the body and nothing else.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
+            // One that hangs is a failure as well.
+            // SAFETY: this process has no use for the signal.
+            unsafe { libc::alarm(600) };
             let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();
             // SAFETY: ends the child at once.
             unsafe { libc::_exit(i32::from(!ok)) };

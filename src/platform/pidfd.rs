@@ -159,7 +159,7 @@ mod tests {
     fn tells_how_it_ended_once() {
         for (shell, code, signal) in [("exit 7", 7, 0), ("kill -USR1 $$", 0, libc::SIGUSR1)] {
             let child = spawn("sh", &["-c", shell]);
-            assert!(wait(child.as_fd(), Interest::Read, Duration::from_secs(20)).unwrap());
+            assert!(wait(child.as_fd(), Interest::Read, Duration::from_secs(60)).unwrap());
             assert!(child.has_ended().unwrap() && child.has_ended().unwrap());
             assert_eq!(child.reap().unwrap(), Some(Ended { code, signal, core: false }));
             assert!(child.reap().is_err(), "it is no more");
@@ -171,7 +171,7 @@ mod tests {
         let child = spawn("sleep", &["1000"]);
         assert_eq!(child.reap().unwrap(), None);
         child.signal(libc::SIGKILL);
-        assert!(wait(child.as_fd(), Interest::Read, Duration::from_secs(20)).unwrap());
+        assert!(wait(child.as_fd(), Interest::Read, Duration::from_secs(60)).unwrap());
         assert_eq!(child.reap().unwrap().unwrap().signal, libc::SIGKILL);
     }
 }

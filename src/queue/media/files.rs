@@ -161,6 +161,7 @@ mod tests {
 
     fn fresh(name: &str) -> (Shelf, String) {
         let root = format!("/tmp/libtelemetry-{}-media-{name}", std::process::id());
+        let _ = std::fs::remove_dir_all(&root);
         let dir = Directory::new(Path::new(&root), "spool");
         dir.enter().unwrap();
         (Shelf { dir, table: Arc::new(FileTable::new()), me: Identity::mine(), generation: 7 }, root)

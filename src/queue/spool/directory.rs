@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(found.segments[&stem], [(1, 1), (9, 9)]);
         assert_eq!(found.owns[&stem], [None]);
         assert_eq!(found.others, [format!("{}.bad", stem.segment(5)), "stranger".into()]);
-        dir.tidy(&found, Duration::from_secs(60));
+        dir.tidy(&found, Duration::from_secs(3600));
         assert!(dir.file(&format!("{}.bad", stem.segment(5))).exists(), "too young");
         dir.tidy(&found, Duration::ZERO);
         assert_eq!(dir.list().unwrap().others, ["stranger"]);
