@@ -258,14 +258,22 @@ fn forged_answers_are_passed_over() {
 
 #[test]
 fn a_silent_server_meets_the_deadline() {
-    let dns = start(|_, _, _, _| vec![], "", "");
+    let dns = start(|_, _, _, _| vec![], "options timeout:30\n", "");
     let mut names = dns.names();
-    let start = Instant::now();
-    let error = look_within(&mut names, "slow.example", Duration::from_millis(600)).unwrap_err();
-    let took = start.elapsed();
-    assert!(error.to_string().contains("did not answer in time"), "{error}");
-    assert!(took < Duration::from_millis(600), "nothing was left for a connection: {took:?}");
-    assert!(took > Duration::from_millis(200), "gave up early: {took:?}");
+    // A third of the time is left. Where a machine takes that away for itself, there must be more of it.
+    let mut time = Duration::from_millis(600);
+    loop {
+        let start = Instant::now();
+        let error = look_within(&mut names, "slow.example", time).unwrap_err();
+        let took = start.elapsed();
+        assert!(error.to_string().contains("did not answer in time"), "{error}");
+        assert!(took > time / 3, "gave up early: {took:?} of {time:?}");
+        if took < time {
+            break;
+        }
+        time *= 3;
+        assert!(time < LONG, "nothing was left for a connection: {took:?}");
+    }
     // Not a "no": it is asked again.
     dns.asked();
     assert!(look_within(&mut names, "slow.example", Duration::from_millis(200)).is_err());
@@ -274,14 +282,15 @@ fn a_silent_server_meets_the_deadline() {
 
 #[test]
 fn a_family_that_stays_silent_costs_little() {
+    // Whoever waits for it waits for as long as for a server that says nothing at all.
     let dns = start(
         |name, kind, _, q| if kind == TYPE::A { vec![both(q, name, kind, 60)] } else { vec![] },
-        "",
+        "options timeout:30\n",
         "",
     );
     let start = Instant::now();
-    assert_eq!(look(&mut dns.names(), "half.example").unwrap(), ["192.0.2.1", "192.0.2.2"]);
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(look_within(&mut dns.names(), "half.example", HOUR).unwrap(), ["192.0.2.1", "192.0.2.2"]);
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -315,8 +324,8 @@ fn a_cut_ends_a_lookup() {
             Instant::now()
         })
     };
-    assert!(matches!(look(&mut names, "slow.example"), Err(Fail::Cut)));
-    assert!(cutter.join().unwrap().elapsed() < Duration::from_secs(2));
+    assert!(matches!(look_within(&mut names, "slow.example", HOUR), Err(Fail::Cut)));
+    assert!(cutter.join().unwrap().elapsed() < LONG);
     assert_eq!(table.noted(), 0);
 }
 

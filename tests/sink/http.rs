@@ -163,9 +163,8 @@ fn a_success_that_breaks_off_our_sending_is_not_whole() {
 
 #[test]
 fn a_refused_connection_says_so() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    drop(listener);
+    let refusing = Refusing::at("127.0.0.1:0");
+    let addr = refusing.addr;
     let error = Client::new(format!("http://user:secret@{addr}/p?key=secret")).post(b"x").unwrap_err();
     assert_eq!(error.kind, Connect);
     assert!(

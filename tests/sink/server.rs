@@ -1,5 +1,5 @@
 //! Small servers whose every word the test decides, and the sink under test.
-pub use crate::full::Full;
+pub use crate::full::{Full, Refusing};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use telemetry::platform::sockets::SocketTable;
 use telemetry::sink::{self, Endpoint, Method, Request, Response, Sink, SinkConfig, TransportError, Url};
 
-pub const LONG: Duration = Duration::from_secs(15);
+/// Longer than anything takes, however busy the machine is.
+pub const LONG: Duration = Duration::from_secs(120);
+/// For what must end long before.
+pub const HOUR: Duration = Duration::from_secs(3600);
 
 pub struct Server {
     pub addr: SocketAddr,
@@ -150,12 +153,13 @@ impl Client {
     }
 }
 
-/// Runs `f` and checks that it took as long as the deadline, and hardly longer.
+/// Runs `f` and checks that it took as long as the deadline, and no more than a busy machine adds. Whoever pays no heed
+/// to the deadline waits for much longer, or for ever.
 pub fn takes<T>(time: Duration, f: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = f();
     let took = start.elapsed();
     assert!(took >= time, "gave up after {took:?} of {time:?}");
-    assert!(took < time + Duration::from_secs(3), "took {took:?} instead of {time:?}");
+    assert!(took < time + LONG, "took {took:?} instead of {time:?}");
     result
 }
