@@ -3,6 +3,8 @@
 use crate::driver::DEADLINE;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
@@ -22,10 +24,37 @@ impl Reply {
 
 /// Opens a connection on which every wait has an end.
 pub fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    connect_to("127.0.0.1", port)
+}
+
+pub fn connect_to(host: &str, port: u16) -> TcpStream {
+    let stream = TcpStream::connect((host, port)).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
     stream
+}
+
+/// Waits until the other side has all that was sent, the end of the sending included: a busy system brings even to its
+/// own addresses a little later. For whoever turns a server by hand.
+pub fn arrived(stream: &TcpStream) {
+    let start = Instant::now();
+    loop {
+        let (mut left, fd) = (0, stream.as_raw_fd());
+        // SAFETY: a valid place for the number of bytes that were not acknowledged.
+        assert_eq!(unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut left) }, 0);
+        if left == 0 {
+            return;
+        }
+        assert!(start.elapsed() < DEADLINE, "{left} bytes never arrive");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until a server that is turned by hand would find somebody to let in.
+pub fn knocked(server: &telemetry::fleet::health::Server) {
+    use telemetry::platform::poll::{Interest, wait};
+    let listener = std::os::fd::AsFd::as_fd(server.listener().unwrap());
+    assert!(wait(listener, Interest::Read, DEADLINE).unwrap(), "nobody comes");
 }
 
 /// Sends these bytes and reads the answer.

@@ -15,7 +15,7 @@ use telemetry::fleet::health::{Answer, Listener, Ms, Path, Server, Status, answe
 use telemetry::platform::poll::Interest;
 
 /// No test waits for longer.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What the loop says of itself.
 #[derive(Default, Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! Clients that mean no good, or know no better; and a system that has nothing left to give.
 
 use crate::alone::alone;
-use crate::client::{connect, reply};
+use crate::client::{arrived, connect, reply};
 use crate::document;
 use crate::driver::{DEADLINE, Driver};
 use std::collections::BTreeSet;
@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use telemetry::fleet::health::{Listener, Server, answer};
 
-/// The contract is 2 s; the rest is for a machine that has other things to do.
-const PROBE: Duration = Duration::from_secs(8);
+/// The contract is 2 s, which `limits` proves by a clock of its own; here the machine has other things to do as well.
+const PROBE: Duration = Duration::from_secs(120);
 const PROBES: usize = 25;
 /// How long a client of the storm waits for whatever it waits for.
 const PAUSE: Duration = Duration::from_millis(30);
@@ -194,10 +194,16 @@ fn a_probe_is_answered_whatever_thirty_others_do() {
         }
         let _end = End(&over);
         d.until("a crowd", |s| s.open >= 8);
-        (0..PROBES).map(|_| probe(d.port)).sum()
+        let attacks = || rounds.iter().map(|r| r.load(Relaxed)).sum::<u64>();
+        let (begin, mut probes, mut attempts) = (Instant::now(), 0, 0);
+        while probes < PROBES || attacks() < 300 {
+            attempts += probe(d.port);
+            probes += 1;
+            assert!(begin.elapsed() < DEADLINE * 4, "no storm: {} attacks, {probes} probes", attacks());
+        }
+        attempts
     });
-    assert!(rounds.iter().map(|r| r.load(Relaxed)).sum::<u64>() > 30, "a storm");
-    println!("{PROBES} probes, {attempts} attempts, {:?}", d.seen());
+    println!("{attempts} attempts, {:?}", d.seen());
     d.until("all of them gone", |s| s.open == 0);
     assert_eq!(probe(d.port), 1);
     d.until("the probe gone", |s| s.open == 0);
@@ -234,6 +240,7 @@ fn without_descriptors_it_waits_instead_of_spinning() {
         let listener = Listener::bind("127.0.0.1:0").unwrap();
         let mut client = connect(listener.port());
         client.write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap();
+        arrived(&client);
         let mut server = Server::new(Some(listener));
         let status = document::status();
         let turn = |server: &mut Server, now| {

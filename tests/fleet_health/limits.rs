@@ -1,11 +1,12 @@
 //! Deadlines and places, by a clock that the test moves.
 
 use crate::alone::alone;
-use crate::client::{connect, get, reply};
+use crate::client::{arrived, connect, get, knocked, reply};
 use crate::driver::{DEADLINE, Driver};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 use telemetry::fleet::health::{Answer, Listener, Server};
 
 const PLACES: usize = 16;
@@ -37,6 +38,7 @@ fn by_hand() -> (Server, impl Fn(&str) -> TcpStream) {
     let asking = move |request: &str| {
         let mut stream = connect(port);
         stream.write_all(request.as_bytes()).unwrap();
+        arrived(&stream);
         stream
     };
     (Server::new(Some(listener)), asking)
@@ -87,11 +89,18 @@ fn a_supervisor_that_comes_late_answers_what_it_was_asked() {
     let mut clients: Vec<_> = (0..3).map(|_| connect(server.listener().unwrap().port())).collect();
     let [begun, silent, whole] = &mut clients[..] else { unreachable!() };
     begun.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
-    server.turn(1000, &mut page);
-    assert_eq!(server.connections(), 3);
+    arrived(begun);
+    // Who says nothing may come a little later.
+    let start = Instant::now();
+    while server.connections() < 3 {
+        assert!(start.elapsed() < DEADLINE, "{} connections", server.connections());
+        server.turn(1000, &mut page);
+    }
     // Their deadline is over when the supervisor looks at them again.
     whole.write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap();
     begun.write_all(b"Host: x\r\n").unwrap();
+    arrived(whole);
+    arrived(begun);
     server.turn(60_000, &mut page);
     assert_eq!(reply(whole, false).body, "late");
     assert_eq!(reply(begun, false).status, 408);
@@ -245,6 +254,7 @@ fn one_that_has_had_its_answer_goes_first() {
     assert_eq!(server.connections(), PLACES);
     for stream in [&mut next].into_iter().chain(&mut crowd) {
         stream.write_all(b"z HTTP/1.1\r\n\r\n").unwrap();
+        arrived(stream);
         server.turn(1000, &mut page);
         assert_eq!(reply(stream, false).status, 200);
     }
@@ -283,6 +293,7 @@ fn a_descriptors_number_is_not_given_on_within_a_turn() {
         // One connection ends, by an answer or by going away, in the turn in which the next one is accepted. The clients
         // stay, so that the number of the one that ends is the lowest that could be given.
         let mut clients = vec![connect(port)];
+        knocked(&server);
         let mut before = turn(&mut server);
         for i in 0..20 {
             assert_eq!(before.len(), 2, "the listener and a connection");
@@ -291,6 +302,8 @@ fn a_descriptors_number_is_not_given_on_within_a_turn() {
                 0 => clients[i].write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap(),
                 _ => clients[i].shutdown(Shutdown::Both).unwrap(),
             }
+            arrived(&clients[i]);
+            knocked(&server);
             let after = turn(&mut server);
             assert_ne!(
                 before[1], after[1],

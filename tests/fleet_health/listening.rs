@@ -1,6 +1,6 @@
 //! Where it listens: addresses, files that were left behind, descriptors that are handed over.
 
-use crate::client::{connect, get, reply};
+use crate::client::{arrived, connect, connect_to, get, reply};
 use crate::driver::{DEADLINE, Driver};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -82,7 +82,8 @@ fn a_free_port_of_each_kind_of_address() {
 
 #[test]
 fn a_port_that_is_taken_is_told() {
-    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    // An address of its own, so that nobody takes the port when it is free again.
+    let other = TcpListener::bind("127.0.88.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
     let said = Listener::bind(&address).unwrap_err();
     assert!(said.starts_with(&format!("health is {address:?}: ")), "{said}");
@@ -98,10 +99,13 @@ fn a_port_that_is_taken_is_told() {
 
 #[test]
 fn a_port_can_be_had_again_at_once() {
-    let d = Driver::tcp();
+    // An address of its own, as above.
+    let d = Driver::still(Listener::bind("127.0.88.2:0").unwrap());
     // The server closes first, so its side of the connection stays for a minute.
-    assert_eq!(get(d.port, "/livez").status, 200);
-    let address = format!("127.0.0.1:{}", d.port);
+    let mut client = connect_to("127.0.88.2", d.port);
+    client.write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(reply(&mut client, false).status, 200);
+    let address = format!("127.0.88.2:{}", d.port);
     drop(d);
     assert_eq!(Listener::bind(&address).unwrap().to_string(), address);
 }
@@ -225,6 +229,7 @@ fn a_server_may_get_its_listener_later() {
     assert_eq!(named(&server), 1);
     let mut client = connect(server.listener().unwrap().port());
     client.write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap();
+    arrived(&client);
     server.turn(2, &mut |_, _| Answer::new(200, "text/plain", "late"));
     assert_eq!(reply(&mut client, false).body, "late");
 }
