@@ -34,8 +34,11 @@ from programs import BUILD, FLAGS, INCLUDE, environment
 HERE = Path(__file__).parent
 LONG = os.environ.get("CHAOS") == "1"
 
-WAIT_S = 30
+WAIT_S = 120
 """For anything that is to come soon; the rest is for a busy machine."""
+
+NEVER_MS = 3_600_000
+"""For limits that are not to be reached: whoever waits for one of these fails long before."""
 
 MEASURED: list[str] = []
 """Lines for the end of the run."""
@@ -97,10 +100,48 @@ def until(
 ) -> Any:
     """What `holds` gives as soon as it is true."""
     end = time.monotonic() + seconds
+    pause = 0.005
     while not (got := holds()):
         assert time.monotonic() < end, f"not within {seconds} s: {what}\n{tell()}"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.1)
     return got
+
+
+def whole_lines(path: Path) -> str:
+    """What is in the file of others who write to it, up to the last line that is complete."""
+    if not path.exists():
+        return ""
+    head, end, _ = path.read_text(errors="replace").rpartition("\n")
+    return head + end
+
+
+def put_program(source: str | Path, to: Path) -> None:
+    """A file to be executed: a text, or another program's copy.
+
+    Another process writes it. What this one has open for writing, children that other threads start
+    at that moment have, too, and for as long nobody can execute it.
+    """
+    made = to.with_name(f".{to.name}.new")
+    if isinstance(source, Path):
+        subprocess.run(["cp", str(source), str(made)], check=True)
+    else:
+        subprocess.run(["dd", f"of={made}", "status=none"], input=source.encode(), check=True)
+    made.chmod(0o755)
+    made.rename(to)
+
+
+PORTS = itertools.count()
+
+
+def own_address() -> tuple[str, int]:
+    """An address of this machine that nobody else uses, now or later.
+
+    The system gives such ports to nobody who does not ask for one by its number, and this host is
+    this process's own.
+    """
+    pid, number = os.getpid(), next(PORTS)
+    return f"127.{pid % 200 + 20}.{pid // 200 % 200 + 1}.{number % 250 + 1}", 20_000 + number
 
 
 class Line(NamedTuple):
@@ -117,7 +158,7 @@ class Unix(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("fleet", timeout=10)
+        super().__init__("fleet", timeout=WAIT_S)
         self.path = path
 
     def connect(self) -> None:
@@ -158,7 +199,9 @@ class Fleet:
         defaults = {
             "name": "proof",
             "health": listen or f"unix:{self.socket}",
-            "grace_ms": 10_000,
+            # Nobody is killed for being slow, unless a test asks for it.
+            "grace_ms": NEVER_MS,
+            "kill_ms": NEVER_MS,
             "runtime_dir": str(self.runtime),
             "backoff_base_ms": 1,
         }
@@ -178,12 +221,13 @@ class Fleet:
                 cwd=place,
             )
         self.pid = self.process.pid
+        self.asked = 0
 
     # ---- what it says ----
 
     def stderr(self) -> str:
         """Everything it said."""
-        return self.stderr_path.read_text(errors="replace")
+        return whole_lines(self.stderr_path)
 
     def tell(self) -> str:
         """For a failure."""
@@ -192,10 +236,8 @@ class Fleet:
 
     def log(self, prefix: str = "") -> list[Line]:
         """What its workers noted, as far as it begins with this."""
-        if not self.log_path.exists():
-            return []
         lines = []
-        for line in self.log_path.read_text().splitlines():
+        for line in whole_lines(self.log_path).splitlines():
             us, pid, slot, incarnation, text = (*line.split(" ", 4), "")[:5]
             if text.startswith(prefix):
                 lines.append(Line(int(us), int(pid), int(slot), int(incarnation), text))
@@ -203,6 +245,7 @@ class Fleet:
 
     def get(self, path: str = "/status") -> tuple[int, str]:
         """The endpoint's answer."""
+        self.asked += 1
         connection = Unix(self.socket)
         try:
             connection.request("GET", path)
@@ -238,7 +281,8 @@ class Fleet:
         read = library.telemetry_scoreboard_read
         read.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p]
         status = read(str(self.board_path()).encode(), room, len(room), None)
-        assert status == 0, status
+        if status != 0:
+            raise OSError(f"scoreboard: status {status}")
         return dict(json.loads(room.value))
 
     # ---- waiting ----
@@ -330,7 +374,7 @@ class Fleet:
         if self.process.stdin:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + WAIT_S
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()
@@ -339,7 +383,7 @@ class Fleet:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             assert time.monotonic() < deadline, left
-            time.sleep(0.005)
+            time.sleep(0.01)
 
 
 class Items:
@@ -401,7 +445,7 @@ class Items:
     def close(self) -> None:
         """No more."""
         os.close(self._woken)
-        self._thread.join(10)
+        self._thread.join(WAIT_S)
         self._listener.close()
 
     def takers(self) -> int:
@@ -416,6 +460,42 @@ class Items:
         """Handed out, neither acknowledged nor waiting to be handed out again."""
         assert not self._open, "somebody may still acknowledge"
         return set(range(1, self._next + 1)) - set(self.acknowledged) - set(self._again)
+
+
+class Manager:
+    """A service manager's end of NOTIFY_SOCKET. Heard all the time: there is room for ten messages,
+    and whoever has more to tell does not wait."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.path = path
+        self._socket.bind(str(path))
+        self.told: list[dict[str, str]] = []
+        self._thread = threading.Thread(target=self._hear, daemon=True)
+        self._thread.start()
+
+    def _hear(self) -> None:
+        while text := self._socket.recv(4096).decode():
+            self.told.append(dict(line.split("=", 1) for line in text.splitlines()))
+
+    def count(self, key: str) -> int:
+        """How often that was told."""
+        return sum(key in message for message in list(self.told))
+
+    def heard(self) -> None:
+        """Returns when all that has been told is heard."""
+        before = self.count("MARK")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"MARK=1", str(self.path))
+        until("all is heard", lambda: self.count("MARK") > before)
+
+    def close(self) -> None:
+        """All that was told is heard, and nothing more is."""
+        if self._thread.is_alive():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+                end.sendto(b"", str(self.path))
+            self._thread.join(WAIT_S)
+        self._socket.close()
 
 
 class Fleets:
@@ -447,6 +527,12 @@ class Fleets:
         self._made.append(Items(self.place / f"items{next(NUMBERS)}"))
         items: Items = self._made[-1]
         return items
+
+    def manager(self) -> Manager:
+        """A service manager; its path is for NOTIFY_SOCKET."""
+        self._made.append(Manager(self.place / f"notify{next(NUMBERS)}"))
+        manager: Manager = self._made[-1]
+        return manager
 
     def close(self) -> None:
         """Nothing is left."""

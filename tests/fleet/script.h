@@ -73,9 +73,12 @@ __attribute__((format(printf, 1, 2))) static void note(const char *format, ...) 
   errno = saved;
 }
 
+static volatile sig_atomic_t usr1_came;
+
 static void on_usr1(int signal) {
   (void)signal;
   note("usr1");
+  usr1_came = 1;
 }
 
 static void *idle_thread(void *unused) {
@@ -94,15 +97,20 @@ static void wait_stop(int ms) {
   poll(&stop, 1, ms);
 }
 
+static int flagged(void) { return access(env("TEST_FLAG"), F_OK) == 0; }
+
 /* Takes items of the test's server until it is to stop: each is worked at, counted, and only then acknowledged. */
 static void take(int work_ms) {
   struct sockaddr_un to = {.sun_family = AF_UNIX};
   snprintf(to.sun_path, sizeof to.sun_path, "%s", env("TEST_ITEMS"));
   int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  int paused = 0;
   if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to)) _exit(96);
   while (!telemetry_worker_stopping(me)) {
     char text[64];
-    if (telemetry_worker_paused(me)) {
+    int before = paused;
+    if ((paused = telemetry_worker_paused(me) != 0)) {
+      if (!before) note("takes no more"); /* what it had is acknowledged */
       telemetry_worker_beat(me);
       wait_stop(10);
       continue;
@@ -195,8 +203,13 @@ static void end_child(void) {
        telemetry_worker_stopping(me) != 0 || poll(&stop, 1, 0) != 0);
 }
 
-static void listen_on(int port) {
-  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
+/* At "HOST:PORT". */
+static void listen_on(const char *where) {
+  char host[40];
+  int port = atoi(strchr(where, ':') ? strchr(where, ':') + 1 : "0");
+  snprintf(host, sizeof host, "%.*s", (int)strcspn(where, ":"), where);
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+  at.sin_addr.s_addr = inet_addr(host);
   int fd = socket(AF_INET, SOCK_STREAM, 0); /* inherited by grandchildren: no CLOEXEC */
   if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof at) || listen(fd, 8)) {
     note("port %d: %s", port, strerror(errno));
@@ -218,7 +231,7 @@ static int word(const char *all) {
   const char *text = all, *mark;
   while ((mark = strchr(text, '?'))) {
     if (*text == 's' ? (uint32_t)atoi(text + 1) != telemetry_worker_slot(me)
-        : *text == 'f' ? access(env("TEST_FLAG"), F_OK)
+        : *text == 'f' ? !flagged()
                        : (uint64_t)atoi(text) != telemetry_worker_incarnation(me))
       return -1;
     text = mark + 1;
@@ -242,6 +255,26 @@ static int word(const char *all) {
   else if (IS("hang")) for (;;) pause();
   else if (IS("sleep")) nap_ms(n);
   else if (IS("until")) wait_stop((int)n);
+  else if (IS("flag")) /* starts, or hangs, until the file is there */
+    while (!flagged()) nap_ms(5);
+  else if (IS("beat_until_flag"))
+    while (!flagged()) {
+      telemetry_worker_beat(me);
+      nap_ms(5);
+    }
+  else if (IS("until_usr1"))
+    while (!usr1_came) nap_ms(5);
+  else if (IS("work")) { /* an item that is open when the request to stop comes, and then takes so long */
+    uint64_t item = telemetry_worker_item_begin(me, "work", 0);
+    note("open");
+    while (!telemetry_worker_stopping(me)) {
+      telemetry_worker_beat(me);
+      wait_stop(20);
+    }
+    nap_ms(n);
+    telemetry_worker_item_end(me, item, TELEMETRY_ITEM_DONE);
+    note("closed");
+  }
   else if (IS("die")) raise((int)n);
   else if (IS("exit")) exit((int)n);
   else if (IS("_exit")) _exit((int)n);
@@ -266,7 +299,7 @@ static int word(const char *all) {
   else if (IS("grandchild")) grandchild(0);
   else if (IS("orphan")) grandchild((int)n);
   else if (IS("end_child")) end_child();
-  else if (IS("listen")) listen_on((int)n);
+  else if (IS("listen")) listen_on(value);
   else if (IS("leak")) leak(n);
   else if (IS("count")) telemetry_worker_count(me, (uint32_t)n, strchr(value, ':') ? strtoull(strchr(value, ':') + 1, NULL, 10) : 1);
   else if (IS("lease")) telemetry_worker_lease(me, (uint64_t)n, (uint64_t)n * 100, (uint32_t)n * 10);

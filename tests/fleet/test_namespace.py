@@ -79,7 +79,6 @@ def test_a_second_term_and_usr2_as_pid_1(fleets: Fleets) -> None:
     fleet = fleets.make(
         group("ready,forever", 2),
         prefix=WAY,
-        grace_ms=60_000,
     )
     fleet.until_ready(2)
     pids = fleet.pids()
@@ -91,5 +90,5 @@ def test_a_second_term_and_usr2_as_pid_1(fleets: Fleets) -> None:
     os.kill(first, signal.SIGTERM)
     fleet.until_status("draining", lambda s: s["state"] == "draining")
     os.kill(first, signal.SIGTERM)
-    assert fleet.end(15) == 1, fleet.tell()
+    assert fleet.end() == 1, fleet.tell()
     until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)

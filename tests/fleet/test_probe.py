@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -13,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from fleets import Fleet, Fleets, group, until
+from fleets import WAIT_S, Fleet, Fleets, Manager, group, until
 
 
 def get(port: int, path: str) -> tuple[int, str]:
     """Over TCP."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -61,7 +62,7 @@ def test_slow_clients_hold_nobody_up(fleets: Fleets) -> None:
     port = board["probe"]["port"]
     slow = []
     for number in range(60):
-        one = socket.create_connection(("127.0.0.1", port), timeout=10)
+        one = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
         # Some say nothing, some half a request, some ask and do not read, some send far too much.
         with contextlib.suppress(OSError):
             one.sendall(
@@ -127,9 +128,12 @@ def test_paths_and_methods(fleets: Fleets) -> None:
         "live",
     ):
         assert f"\ntelemetry_fleet_{name}" in metrics, metrics
-    assert str(fleet.pids()[0]) not in metrics, "no pids: they have no bound"
+    labels = re.findall(r'(\w+)="([^"]*)"', metrics)
+    assert labels and not any("pid" in name for name, _ in labels), "no pids: they have no bound"
+    others = {value for name, value in labels if name not in ("le", "slot", "version", "abi")}
+    assert not others & {str(pid) for pid in fleet.pids().values()}
     raw = socket.socket(socket.AF_UNIX)
-    raw.settimeout(10)
+    raw.settimeout(WAIT_S)
     raw.connect(str(fleet.socket))
     raw.sendall(b"HEAD /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     answer = b""
@@ -142,40 +146,20 @@ def test_paths_and_methods(fleets: Fleets) -> None:
     assert not fleet.socket.exists()
 
 
-class Manager:
-    """A service manager's end of NOTIFY_SOCKET."""
-
-    def __init__(self, path: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(path)
-        self.socket.setblocking(False)
-        self.told: list[tuple[float, dict[str, str]]] = []
-
-    def hear(self) -> list[dict[str, str]]:
-        """All that was told so far."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                text = self.socket.recv(4096).decode()
-                self.told.append(
-                    (time.monotonic(), dict(line.split("=", 1) for line in text.splitlines()))
-                )
-        return [message for _, message in self.told]
-
-    def count(self, key: str) -> int:
-        """How often that was told."""
-        return sum(key in message for message in self.hear())
-
-
-def managed(fleets: Fleets, *groups: list[str], **more: Any) -> tuple[Fleet, Manager]:
-    path = str(fleets.place / f"notify{len(list(fleets.place.iterdir()))}")
-    manager = Manager(path)
-    env = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "400000"}
+def managed(
+    fleets: Fleets, *groups: list[str], watchdog_us: int = 400_000, **more: Any
+) -> tuple[Fleet, Manager]:
+    manager = fleets.manager()
+    env = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": str(watchdog_us)}
     return fleets.make(*groups, env=env, **more), manager
 
 
 def test_a_service_manager_is_told_when_it_is_ready_lives_and_stops(fleets: Fleets) -> None:
     fleet, manager = managed(
-        fleets, group("f?ready,f?beat,sleep=100", 1, crash_limit=1000), intensity=10_000
+        fleets,
+        group("f?ready,f?beat,sleep=100", 1, crash_limit=1000),
+        intensity=10_000,
+        watchdog_us=2_000_000,
     )
     fleet.until_log("begin", 2)
     assert manager.count("READY") == 0, "nobody is ready yet"
@@ -186,10 +170,11 @@ def test_a_service_manager_is_told_when_it_is_ready_lives_and_stops(fleets: Flee
     until("it is fed", lambda: manager.count("WATCHDOG") >= fed + 3, tell=fleet.tell)
     assert manager.count("STOPPING") == 0
     assert fleet.stop() == 0, fleet.tell()
+    manager.close()  # all is heard
     assert manager.count("STOPPING") == 1
     assert manager.count("READY") == 1
-    (stopping,) = [message for message in manager.told if "STOPPING" in message[1]]
-    assert int(stopping[1]["EXTEND_TIMEOUT_USEC"]) >= 10_000_000, "the whole grace"
+    (stopping,) = [message for message in manager.told if "STOPPING" in message]
+    assert int(stopping["EXTEND_TIMEOUT_USEC"]) >= fleet.config["grace_ms"] * 1000, "all of it"
 
 
 def test_the_watchdog_is_fed_only_while_it_is_live(fleets: Fleets) -> None:
@@ -201,10 +186,11 @@ def test_the_watchdog_is_fed_only_while_it_is_live(fleets: Fleets) -> None:
     fleet.flag.touch()
     os.kill(fleet.pids()[0], signal.SIGKILL)
     fleet.until("not live", lambda: fleet.get("/livez")[0] == 503)
-    manager.hear()
+    manager.heard()
     fed, at = manager.count("WATCHDOG"), time.monotonic()
     until("four times its interval", lambda: time.monotonic() > at + 0.8)
     assert fleet.get("/livez")[0] == 503, fleet.tell()
+    manager.heard()
     assert manager.count("WATCHDOG") <= fed + 1
     fleet.signal(signal.SIGTERM)
     fleet.end()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fleets import Fleet, Fleets, alive, group, program, until
+from fleets import WAIT_S, Fleet, Fleets, alive, descriptors, group, program, put_program, until
 
 MODES = ["call", "zygote", "self"]
 
@@ -41,7 +40,8 @@ class Fewest:
         """Looks until it holds."""
 
         def tried() -> Any:
-            self.look()
+            for _ in range(5):
+                self.look()
             return holds()
 
         self.fleet.until(what, tried)
@@ -116,6 +116,7 @@ def test_one_more_and_one_fewer(fleets: Fleets, mode: str) -> None:
     fleet = fleets.make(
         group("ready,s0?begin=0,s1?begin=0,s0?forever,beat", 2, kind=kind, kill_ms=200),
         max_workers=4,
+        grace_ms=500,
         **config,
     )
     fleet.until_ready(2)
@@ -164,6 +165,7 @@ def test_winch_pauses_and_goes_on(fleets: Fleets) -> None:
     fleet.signal(signal.SIGWINCH)
     status = fleet.until_status("paused", lambda s: s["reasons"] == ["paused"])
     assert status["live"] and not status["ready"]
+    fleet.until_log("takes no more", 2)
     until("nothing is in flight", lambda: not items.in_flight(), tell=fleet.tell)
     count = len(items.acknowledged)
     fleet.until_status(
@@ -223,7 +225,7 @@ class Callers(contextlib.AbstractContextManager["Callers"]):
     def _ask(self) -> None:
         while not self.done:
             with socket.socket(socket.AF_UNIX) as one:
-                one.settimeout(20)
+                one.settimeout(WAIT_S)
                 try:
                     one.connect(str(self.fleet.socket))
                 except OSError as error:
@@ -249,7 +251,7 @@ class Callers(contextlib.AbstractContextManager["Callers"]):
 def test_usr2_becomes_a_new_program_with_the_same_workers(fleets: Fleets, mode: str) -> None:
     kind, config = config_of(mode)
     own = fleets.place / "program"
-    shutil.copy(program(), own)
+    put_program(program(), own)
     fleet = fleets.make(
         group("ready,beat", 3, kind=kind, healthy_after_ms=1), program_=own, **config
     )
@@ -259,8 +261,7 @@ def test_usr2_becomes_a_new_program_with_the_same_workers(fleets: Fleets, mode: 
     with Callers(fleet) as callers:
         for turn in range(3):
             if turn == 2:  # the third time it is another file
-                shutil.copy(program(), fleets.place / "newer")
-                (fleets.place / "newer").rename(own)
+                put_program(program(), own)
             fleet.signal(signal.SIGUSR2)
             fleet.until(
                 "it took over",
@@ -291,7 +292,7 @@ def test_usr2_becomes_a_new_program_with_the_same_workers(fleets: Fleets, mode: 
 
 def test_usr2_with_a_broken_program_changes_nothing(fleets: Fleets) -> None:
     own = fleets.place / "program"
-    shutil.copy(program(), own)
+    put_program(program(), own)
     fleet = fleets.make(group("ready,beat", 2), program_=own)
     fleet.until_ready(2)
     pids = fleet.pids()
@@ -300,8 +301,7 @@ def test_usr2_with_a_broken_program_changes_nothing(fleets: Fleets) -> None:
     fleet.signal(signal.SIGUSR2)
     fleet.until_said("USR2: the new program cannot be run")
     assert fleet.pids() == pids and fleet.get("/readyz")[0] == 200
-    own.unlink()
-    shutil.copy(program(), own)
+    put_program(program(), own)
     fleet.signal(signal.SIGUSR2)
     fleet.until_said("takes over 2 worker(s)")
     fleet.until_ready(2)
@@ -317,7 +317,7 @@ def test_usr2_leaks_nothing_and_keeps_counts(fleets: Fleets) -> None:
             s["totals"]["done"] > 3 and s["restarts"]["total"] == 1 and s["slots"]["ready"] == 2
         ),
     )
-    fds = []
+    fds = 0
     for turn in range(6):
         done = fleet.status()["totals"]["done"]
         fleet.signal(signal.SIGUSR2)
@@ -328,8 +328,10 @@ def test_usr2_leaks_nothing_and_keeps_counts(fleets: Fleets) -> None:
         status = fleet.until_ready(2)
         assert status["totals"]["done"] >= done, "counts only grow"
         assert status["restarts"]["by_cause"].get("signal") == 1, "those of restarts, too"
-        fds.append(len(os.listdir(f"/proc/{fleet.pid}/fd")))
-    assert len(set(fds[1:])) == 1 or max(fds[1:]) - min(fds[1:]) <= 1, fds
+        if turn == 1:
+            fds = descriptors(fleet.pid)
+    # A connection of ours may have been among them, or may be among them yet.
+    fleet.until("no more are open", lambda: descriptors(fleet.pid) <= fds)
     assert fleet.stop() == 0, fleet.tell()
 
 
@@ -361,7 +363,7 @@ def test_usr2_keeps_a_pause(fleets: Fleets) -> None:
     fleet.signal(signal.SIGUSR2)
     fleet.until_said("takes over 2 worker(s)")
     fleet.until_status(
-        "still paused", lambda s: s["reasons"] == ["paused"] and s["slots"]["ready"] == 2, seconds=5
+        "still paused", lambda s: s["reasons"] == ["paused"] and s["slots"]["ready"] == 2
     )
     fleet.signal(signal.SIGWINCH)
     fleet.until_status("no longer", lambda s: s["reasons"] == [] and s["ready"])
@@ -398,7 +400,6 @@ def test_all_at_once(fleets: Fleets) -> None:
     fleet.until_status(
         "four, unpaused",
         lambda s: s["slots"]["ready"] == s["slots"]["want"] == 4 and not s["reasons"],
-        seconds=60,
     )
     assert fleet.stop() == 0, fleet.tell()
     until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)

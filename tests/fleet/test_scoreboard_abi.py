@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fleets import Fleets, group, until
+from fleets import WAIT_S, Fleets, group, until
 
 # Offset and format; integers of this machine's order, texts padded with zeros.
 HEADER = {
@@ -129,16 +129,17 @@ class Board:
 def test_a_reader_of_version_1(fleets: Fleets) -> None:
     fleet = fleets.make(
         group(
-            "ready,count=0:3,count=5:1000,count=11:7,lease=4,lease=5,lag=1234,item=20,begin=60000,"
+            "ready,count=0:3,count=5:1000,count=11:7,lease=4,lease=5,lag=1234,item=20,begin=3600000,"
             "1?s1?die=9,forever",
             2,
             name="shop",
+            healthy_after_ms=3_600_000,
         ),
         group("ready,items=5", 1, name="quick"),
         counters=["orders", "refunds"],
         name="board",
         max_workers=5,
-        stale_ms=12_345,
+        stale_ms=123_456,
         surge=2,
         listen="127.0.0.1:0",
     )
@@ -156,8 +157,12 @@ def test_a_reader_of_version_1(fleets: Fleets) -> None:
             board.header("phase") == 1
             and board.slot(1, "incarnation") == 2
             and [board.slot(i, "state") for i in range(3)] == [READY] * 3
+            and board.slot(1, "w_incarnation") == 2
+            and [board.slot(i, "item_seq") for i in range(2)] == [2, 4]
             and all(board.slot(i, "doing") == "open" for i in range(2))
+            and all(int(str(board.slot(i, "flags"))) & FLAG_BUSY for i in range(2))
             and board.header("verdict") == 3
+            and board.header("reasons") == ""
         ),
     )
     now = time.monotonic_ns()
@@ -167,14 +172,14 @@ def test_a_reader_of_version_1(fleets: Fleets) -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")[:16]
     assert board.header("boot") in (int(boot, 16), int.from_bytes(bytes.fromhex(boot), "little"))
     assert board.header("pid_ns") == os.stat("/proc/self/ns/pid").st_ino
-    assert abs(int(str(board.header("started_unix_ns"))) - time.time_ns()) < 120e9
+    assert abs(int(str(board.header("started_unix_ns"))) - time.time_ns()) < 3600e9
     assert 0 < int(str(board.header("started_ns"))) < now
     assert board.header("probe") == 3 and 0 < int(str(board.header("probe_port"))) < 65536
     assert board.header("verdict") == 3
     assert (
         board.header("want") == 3
         and board.header("paused") == 0
-        and board.header("stale_ms") == 12_345
+        and board.header("stale_ms") == 123_456
     )
     restarts = board.header("restarts")
     assert isinstance(restarts, list) and restarts[3] == 1 and sum(restarts) == 1, (
@@ -221,8 +226,8 @@ def test_a_reader_of_version_1(fleets: Fleets) -> None:
             int(str(board.slot(i, "item_started_ns"))),
             int(str(board.slot(i, "item_deadline_ns"))),
         )
-        assert due - started == 60_000 * 1_000_000
-        assert now - 120e9 < int(str(board.slot(i, "beat_ns"))) <= time.monotonic_ns()
+        assert due - started == 3_600_000 * 1_000_000
+        assert now - 3600e9 < int(str(board.slot(i, "beat_ns"))) <= time.monotonic_ns()
         forked, ready = int(str(board.slot(i, "forked_ns"))), int(str(board.slot(i, "w_ready_ns")))
         assert 0 < forked <= time.monotonic_ns() and ready > 0
     beat = board.slot(0, "beat_ns")
@@ -271,8 +276,10 @@ def test_no_torn_state_is_ever_read(fleets: Fleets) -> None:
     """Slots are read while they change as fast as can be: each picture is of one moment."""
     fleet = fleets.make(group("ready,items=1", 4, healthy_after_ms=1), intensity=100_000)
     fleet.until_ready(4)
-    end, looks = time.monotonic() + 2, 0
-    while time.monotonic() < end:
+    looks = kills = 0
+    end = time.monotonic() + WAIT_S
+    while looks < 2000 or kills < 8:
+        assert time.monotonic() < end, (looks, kills)
         board = fleet.board()
         for worker in board["workers"]:
             looks += 1
@@ -285,6 +292,6 @@ def test_no_torn_state_is_ever_read(fleets: Fleets) -> None:
         ):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pids[looks % len(pids)], signal.SIGKILL)
-    assert looks > 100
+                kills += 1
     fleet.until_ready(4)
     assert fleet.stop() == 0, fleet.tell()

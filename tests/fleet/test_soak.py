@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleets import LONG, MEASURED, Fleets, descriptors, group, rss_kb, until
+from fleets import LONG, MEASURED, WAIT_S, Fleets, descriptors, group, rss_kb, until
 
 BATCH = 50
 TURNS = 400 if LONG else 20
@@ -27,10 +27,10 @@ def test_births_and_deaths_cost_nothing_that_stays(fleets: Fleets, mode: str) ->
     shown = []
     for _ in range(turns):
         assert fleet.order(f"resize w {BATCH + 1}") == 0
-        fleet.until_ready(BATCH + 1, seconds=60)
+        fleet.until_ready(BATCH + 1)
         assert fleet.order("resize w 1") == 0
         fleet.until_status(
-            "back", lambda s: s["slots"]["ready"] == 1 and s["slots"]["stopping"] == 0, seconds=60
+            "back", lambda s: s["slots"]["ready"] == 1 and s["slots"]["stopping"] == 0
         )
         until(
             "nobody is left over",
@@ -41,7 +41,8 @@ def test_births_and_deaths_cost_nothing_that_stays(fleets: Fleets, mode: str) ->
     born = 1 + turns * BATCH
     assert len(fleet.log("begin")) == born
     (fds, rss), (last_fds, last_rss) = shown[1], shown[-1]
-    assert last_fds <= fds, shown
+    # A connection of ours may be among them yet.
+    until("no more are open", lambda: descriptors(fleet.pid) <= fds, tell=lambda: shown)
     assert last_rss <= rss + 512, shown
     assert fleet.stop() == 0, fleet.tell()
     MEASURED.append(
@@ -60,9 +61,11 @@ def test_crashes_cost_nothing_that_stays(fleets: Fleets) -> None:
     fleet.until_status("the first of them", lambda s: s["restarts"]["total"] >= 24)
     fds, rss = descriptors(fleet.pid), rss_kb(fleet.pid)
     status = fleet.until_status(
-        "two more a second", lambda s: s["restarts"]["total"] >= deaths, seconds=60 + 2 * deaths
+        "two more a second",
+        lambda s: s["restarts"]["total"] >= deaths,
+        seconds=WAIT_S + 10 * deaths,
     )
-    assert descriptors(fleet.pid) <= fds + 24, "one a worker that lives just now"
+    until("one a worker that lives just now", lambda: descriptors(fleet.pid) <= fds + 24)
     assert rss_kb(fleet.pid) <= rss + 512
     MEASURED.append(f"crashes: {status['restarts']['by_cause']}")
     assert fleet.stop() == 0, fleet.tell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -47,14 +48,15 @@ def test_the_zygote_dies_over_and_over_while_it_works(fleets: Fleets) -> None:
         os.kill(victims[0], signal.SIGKILL)
         for zygote in zygotes(fleet)[-1:]:
             if alive(zygote):
-                os.kill(zygote, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(zygote, signal.SIGKILL)
         fleet.until(
             "all four again",
             lambda v=victims: (
                 v[0] not in fleet.pids().values() and fleet.status()["slots"]["ready"] == 4
             ),
         )
-    assert len(fleet.processes()) <= 1 + 1 + 4, "no worker that nobody knows"
+    fleet.until("no worker that nobody knows", lambda: len(fleet.processes()) <= 1 + 1 + 4)
     assert fleet.stop() == 0, fleet.tell()
     until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
 
@@ -71,13 +73,15 @@ def test_what_prepares_fails(fleets: Fleets) -> None:
 
 def test_what_prepares_hangs(fleets: Fleets) -> None:
     """The start's deadline runs for it, too; the supervisor is not held up."""
+    fleet = fleets.make(group("ready,beat"), options="prepare_hangs", mode="zygote")
+    fleet.until_log("prepare hang")
+    assert fleet.get("/readyz")[0] == 503 and fleet.get("/livez")[0] in (200, 503)
     fleet = fleets.make(
         group("ready,beat", start_deadline_ms=500), options="prepare_hangs", mode="zygote"
     )
-    fleet.until_log("prepare hang")
-    assert fleet.get("/readyz")[0] == 503 and fleet.get("/livez")[0] in (200, 503)
-    (first,) = zygotes(fleet)[:1]
     fleet.expects_life = False
+    fleet.until_said("begins")
+    (first,) = zygotes(fleet)[:1]
     until("it is ended", lambda: not alive(first), tell=fleet.tell)
     if fleet.process.poll() is None:
         fleet.signal(signal.SIGTERM)
@@ -119,13 +123,10 @@ def test_a_group_that_is_added_later(fleets: Fleets) -> None:
 
 def test_a_group_that_is_added_while_others_start(fleets: Fleets) -> None:
     """What the zygote before was asked for is not forgotten."""
-    fleet = fleets.make(
-        group("ready,beat", 4, start_deadline_ms=3000),
-        options="orders,prepare_slow",
-        mode="zygote",
-    )
+    fleet = fleets.make(group("ready,beat", 4), options="orders,prepare_slow", mode="zygote")
     fleet.until_log("prepare slow")
     assert fleet.order("add late 2 call ready,beat") == 0
+    fleet.flag.touch()
     fleet.until_ready(6)
     assert fleet.status()["restarts"]["total"] == 0, fleet.tell()
     assert fleet.stop() == 0, fleet.tell()
@@ -135,12 +136,12 @@ def test_a_group_that_is_added_while_others_start(fleets: Fleets) -> None:
 
 def test_hup_while_what_prepares_runs(fleets: Fleets) -> None:
     fleet = fleets.make(
-        group("ready,beat", 4, start_deadline_ms=3000, backoff_cap_ms=100),
-        options="prepare_slow",
-        mode="zygote",
+        group("ready,beat", 4, backoff_cap_ms=100), options="prepare_slow", mode="zygote"
     )
     fleet.until_log("prepare slow")
     fleet.signal(signal.SIGHUP)
+    fleet.until_said("HUP came")
+    fleet.flag.touch()
     fleet.until_ready(4)
     assert fleet.stop() == 0, fleet.tell()
     until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
@@ -149,10 +150,10 @@ def test_hup_while_what_prepares_runs(fleets: Fleets) -> None:
 def test_a_stopped_zygote_is_no_matter_to_those_that_live(fleets: Fleets) -> None:
     """The deadline of the start that it was asked for ends it; the next one makes the worker."""
     fleet = fleets.make(
-        group("ready,beat", 3, start_deadline_ms=700, healthy_after_ms=1), mode="zygote"
+        group("ready,beat", 3, start_deadline_ms=3000, healthy_after_ms=1), mode="zygote"
     )
     fleet.until_ready(3)
-    (first,) = zygotes(fleet)
+    first = zygotes(fleet)[-1]
     pids = fleet.pids()
     os.kill(first, signal.SIGSTOP)
     os.kill(pids[0], signal.SIGKILL)
@@ -161,7 +162,7 @@ def test_a_stopped_zygote_is_no_matter_to_those_that_live(fleets: Fleets) -> Non
         lambda s: s["slots"]["ready"] == 3 and s["workers"][0]["pid"] not in (None, pids[0]),
     )
     assert {slot: pid for slot, pid in fleet.pids().items() if slot} == {1: pids[1], 2: pids[2]}
-    assert not alive(first)
+    until("the stopped one is gone", lambda: not alive(first), tell=fleet.tell)
     assert fleet.stop() == 0, fleet.tell()
     until("nobody is left", lambda: not fleet.processes(), tell=fleet.tell)
 
