@@ -26,8 +26,8 @@ from typing import Any
 
 import pytest
 
-from harness import TOOL, environment, wait_until
-from libtelemetry import Client
+from fleets import WAIT_S, until
+from harness import TOOL, environment
 
 HEADER, SLOT = 1024, 1536
 
@@ -48,7 +48,7 @@ os.write(fd, board)
 fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 os.symlink(f"/proc/{pid}/fd/{fd}", f"{directory}/{name}.{pid}.board")
 print("published", flush=True)
-time.sleep(600)
+time.sleep(36000)
 """
 
 
@@ -80,7 +80,7 @@ def a_board() -> bytes:
         put(board, at + 512, "3Q", 10, 1234, 56)
         put(board, at + 512 + 8 * 11, "Q", 77)
     at = HEADER + SLOT
-    put(board, at + 48, "2Q2I", now + 9 * 10**9, now - 65 * 10**9, 7, 6)
+    put(board, at + 48, "2Q2I", now + 7200 * 10**9, now - 65 * 10**9, 7, 6)
     put(board, at + 72, "4I", 0, 9, 1, 3)  # killed, with a core
     return bytes(board)
 
@@ -108,7 +108,7 @@ def supervisor(directory: Path, name: str = "shop", board: bytes | None = None) 
 
 def status(directory: Path, *args: str, **more: Any) -> str:
     argv = [str(TOOL), "status", "--dir", str(directory), *args]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True, **more)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=WAIT_S, check=True, **more)
     assert done.stderr == ""
     return done.stdout
 
@@ -124,18 +124,18 @@ def test_a_fleet_is_a_line_and_a_row_for_each_slot_in_use(runtime: Path) -> None
         fleet = document(runtime)["fleets"][0]
     head, names, first, second, *rest = text.splitlines()
     assert re.fullmatch(
-        rf"fleet shop  running  pid {pid}  up 2h00m  live  not ready  probe NOT BOUND"
+        rf"fleet shop  running  pid {pid}  up 2h\d\dm  live  not ready  probe NOT BOUND"
         r"  crash_loop:slot=1  no_ready_slot",
         head,
     )
     columns = "SLOT NAME STATE PID INC BEAT DOING DONE FAILED RESTARTS LAST EXIT NEXT"
     assert names.split() == columns.split()
     assert re.fullmatch(
-        r" +0 +consumer +ready +4242 +3 +\d\.\ds +POST batch 9f3c +1234 +56 +0 +- +-", first
+        r" +0 +consumer +ready +4242 +3 +[\d.ms]+ +POST batch 9f3c +1234 +56 +0 +- +-", first
     )
     assert re.fullmatch(
-        r" +1 +consumer +crash_looping +- +3 +\d\.\ds +- +1234 +56 +7 +SIGKILL core [\dms]+ ago"
-        r" +\d\.\ds",
+        r" +1 +consumer +crash_looping +- +3 +[\d.ms]+ +- +1234 +56 +7 +SIGKILL core [\dms]+ ago"
+        r" +[12]h\d\dm",
         second,
     )
     assert rest == [] and "\x1b" not in text
@@ -155,7 +155,7 @@ def test_a_fleet_is_a_line_and_a_row_for_each_slot_in_use(runtime: Path) -> None
     assert (counters["done"], counters["failed"], counters["emails"]) == (1234, 56, 77)
     last = crashing["last_exit"]
     assert (last["signal"], last["core"], last["cause"]) == ("SIGKILL", True, "signal")
-    assert crashing["crashes_in_row"] == 6 and 0 < crashing["not_before_in_s"] <= 9
+    assert crashing["crashes_in_row"] == 6 and 0 < crashing["not_before_in_s"] <= 7200
 
 
 def test_a_supervisor_that_is_stopped_or_dead_is_told(runtime: Path) -> None:
@@ -165,10 +165,10 @@ def test_a_supervisor_that_is_stopped_or_dead_is_told(runtime: Path) -> None:
         def stopped() -> bool:
             return bool(document(runtime)["fleets"][0]["supervisor"] == "stopped")
 
-        wait_until("it is seen to be stopped", stopped)
+        until("it is seen to be stopped", stopped)
         assert "running: supervisor does not respond, its process is stopped" in status(runtime)
         os.kill(pid, signal.SIGCONT)
-        wait_until("it goes on", lambda: not stopped())
+        until("it goes on", lambda: not stopped())
     assert status(runtime) == f"fleet shop  pid {pid}  its supervisor is gone\n"
     fleet = document(runtime)["fleets"][0]
     assert (fleet["supervisor"], fleet["pid"]) == ("gone", pid)
@@ -186,45 +186,65 @@ def test_what_is_no_board_is_told_and_hides_nothing(runtime: Path) -> None:
     assert "error" in found["families"][0]
 
 
-def test_a_family_is_seen_with_its_dead(
-    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TELEMETRY_RUNTIME_DIR", str(runtime))
-    client = Client(f"file:{tmp_path / 'events'}", name="shop", batch={"max_age_ms": 3_600_000})
-    child = os.fork()
-    if child == 0:
-        client.enqueue({"n": 1})
-        client.flush()
-        client.enqueue({"n": 2})
-        client.family()
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    client.enqueue({"n": 3})
+# Two of one family: the child dies, the parent says its number and stays until its input ends.
+FAMILY = """
+import os, signal, sys
+from libtelemetry import Client
+client = Client(sys.argv[1], name="shop", batch={"max_age_ms": 3_600_000})
+child = os.fork()
+if child == 0:
+    client.enqueue({"n": 1})
+    client.flush(None)
+    client.enqueue({"n": 2})
     client.family()
-    lines = status(runtime).splitlines()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(child, 0)
+client.enqueue({"n": 3})
+client.family()
+print(child, flush=True)
+sys.stdin.read()
+client.shutdown()
+"""
+
+
+def test_a_family_is_seen_with_its_dead(runtime: Path, tmp_path: Path) -> None:
+    # Not a child of this process, in which other tests' threads run.
+    with subprocess.Popen(
+        [sys.executable, "-c", FAMILY, f"file:{tmp_path / 'events'}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(TELEMETRY_RUNTIME_DIR=str(runtime)),
+    ) as process:
+        assert process.stdout
+        parent, child = process.pid, int(process.stdout.readline())
+        lines = status(runtime).splitlines()
+        family = document(runtime)["families"][0]
+        process.communicate("", timeout=WAIT_S)
+    assert process.returncode == 0
     assert re.fullmatch(r"family shop-[0-9a-f]{16}  1 of 2 alive", lines[0])
     rows = {int(line.split()[0]): line.split() for line in lines[2:]}
     state, accepted, delivered, lost, queued = slice(3, 4), 4, 5, 6, 7
-    assert rows[os.getpid()][state] == ["alive"] and rows[child][state] == ["DEAD"]
+    assert rows[parent][state] == ["alive"] and rows[child][state] == ["DEAD"]
     at = (accepted, delivered, lost, queued)
     assert [rows[child][i] for i in at] == ["2", "1", "1", "1"]
-    assert [rows[os.getpid()][i] for i in at] == ["1", "0", "0", "1"]
-    family = document(runtime)["families"][0]
+    assert [rows[parent][i] for i in at] == ["1", "0", "0", "1"]
     seen = {row["pid"]: (row["alive"], row["lost"]) for row in family["processes"]}
-    assert seen == {os.getpid(): (True, 0), child: (False, 1)}
-    client.shutdown()
+    assert seen == {parent: (True, 0), child: (False, 1)}
 
 
 def test_nothing_there_is_no_failure_and_no_directory_is_one(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     env = environment(TELEMETRY_RUNTIME_DIR=str(missing))
     run = [str(TOOL), "status"]
-    done = subprocess.run(run, capture_output=True, text=True, env=env, timeout=30, check=True)
+    done = subprocess.run(run, capture_output=True, text=True, env=env, timeout=WAIT_S, check=True)
     assert done.stdout == f"nothing to be seen in {missing}\n"
-    done = subprocess.run([*run, "--json"], capture_output=True, env=env, timeout=30, check=True)
+    done = subprocess.run(
+        [*run, "--json"], capture_output=True, env=env, timeout=WAIT_S, check=True
+    )
     found = {"schema": 1, "directory": str(missing), "fleets": [], "families": []}
     assert json.loads(done.stdout) == found
-    named = subprocess.run([*run, "--dir", missing], capture_output=True, text=True, timeout=30)
+    named = subprocess.run([*run, "--dir", missing], capture_output=True, text=True, timeout=WAIT_S)
     assert (named.returncode, named.stdout) == (1, "")
     assert str(missing) in named.stderr and not missing.exists()
 
@@ -246,7 +266,7 @@ def test_what_is_another_users_has_a_line_that_says_so() -> None:
                 argv,
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=WAIT_S,
                 check=True,
                 user=65534,
                 group=65534,
@@ -262,7 +282,7 @@ def test_watch_goes_on_until_it_is_told_to_end(runtime: Path) -> None:
             assert watching.stdout
             heads = [line for _ in range(9) if (line := watching.stdout.readline())[:5] == "fleet"]
             watching.send_signal(signal.SIGINT)
-            rest, _ = watching.communicate(timeout=30)
+            rest, _ = watching.communicate(timeout=WAIT_S)
     assert len(heads) == 2 and "\x1b" not in "".join(heads) + rest
     assert watching.returncode == 0
 
@@ -280,7 +300,7 @@ def test_watch_on_a_terminal_fits_it_and_leaves_it_as_it_was(runtime: Path, no_c
             while b"consumer" not in shown:
                 shown += os.read(ours, 65536)
             watching.send_signal(signal.SIGINT)
-            watching.wait(30)
+            watching.wait(WAIT_S)
         with contextlib.suppress(OSError):  # the other side is closed
             while more := os.read(ours, 65536):
                 shown += more

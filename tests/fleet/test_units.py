@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -22,7 +21,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from harness import ROOT, TOOL, Server, environment, free_port
+from fleets import WAIT_S, Manager, own_address, until
+from harness import ROOT, TOOL, Program, environment
 
 PAGE = ROOT / "docs" / "fleet.md"
 WORKER = "import time\nwhile True: time.sleep(60)\n"
@@ -68,22 +68,37 @@ class Answer(NamedTuple):
     text: str
 
 
-class Fleet(Server):
+class Fleet(Program):
+    """A fleet whose endpoint is at that address."""
+
+    def __init__(self, argv: list[str], address: str, log: Path, env: dict[str, str]) -> None:
+        super().__init__(argv, log, env)
+        self.address = address
+
     def ask(self, path: str) -> Answer:
         try:
-            url = f"http://127.0.0.1:{self.port}{path}"
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            url = f"http://{self.address}{path}"
+            with urllib.request.urlopen(url, timeout=WAIT_S) as answer:
                 return Answer(answer.status, answer.read().decode())
         except urllib.error.HTTPError as error:
             with contextlib.closing(error):
                 return Answer(error.code, error.read().decode())
+        except urllib.error.URLError:
+            return Answer(0, "")  # nobody listens
+
+    def get(self, path: str) -> Any:
+        """The JSON that it answers."""
+        return json.loads(self.ask(path).text)
+
+    def __enter__(self) -> Fleet:
+        return self
 
 
-def runnable(arguments: list[str], port: int, script: Path) -> list[str]:
-    """The arguments with the port, the program and the script of this test."""
+def runnable(arguments: list[str], address: str, script: Path) -> list[str]:
+    """The arguments with the address, the program and the script of this test."""
     assert "consumer.py" in arguments[-1]
     ours = {arguments[-1]: str(script), arguments[-2]: shutil.which("python3") or "python3"}
-    ours[arguments[arguments.index("--health") + 1]] = f"127.0.0.1:{port}"
+    ours[arguments[arguments.index("--health") + 1]] = address
     return [ours.get(word, word) for word in arguments]
 
 
@@ -94,12 +109,11 @@ def fleet(container: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     script.write_text(WORKER)
     program, *first = container["command"]
     assert program == "telemetry"
-    port = free_port()
-    argv = [str(TOOL), *first, *runnable(container["args"], port, script)]
+    address = "{}:{}".format(*own_address())
+    argv = [str(TOOL), *first, *runnable(container["args"], address, script)]
     env = environment(TELEMETRY_RUNTIME_DIR=str(directory / "run"))
-    running = Fleet(argv, port, directory / "log", env)
-    with running:
-        running.wait_for("readiness", lambda: running.ask("/readyz").status == 200)
+    with Fleet(argv, address, directory / "log", env) as running:
+        running.wait_for("readiness", lambda: running.ask("/readyz").status == 200, WAIT_S)
         yield running
 
 
@@ -180,7 +194,7 @@ def test_the_unit_is_one(unit: str, tmp_path: Path) -> None:
         file = tmp_path / "jobs.service"
         file.write_text(unit.replace("/usr/bin/telemetry", str(TOOL)))
         command = ["systemd-analyze", "verify", "--man=no", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
         said = [line for line in done.stderr.splitlines() if "jobs.service" in line]
         assert (done.returncode, said) == (0, []), done.stderr
 
@@ -202,38 +216,45 @@ def test_the_unit_starts_reloads_and_stops(unit: str, tmp_path: Path) -> None:
     (tmp_path / "jobs.json").write_text('{"stale_ms": 0}')
     command = dict(re.findall(r"^(\w+)=(.*)$", unit, re.M))["ExecStart"].split()
     _, first, *rest = command
-    port = free_port()
-    argv = [str(TOOL), first, *runnable(rest, port, tmp_path / "consumer.py")]
+    address = "{}:{}".format(*own_address())
+    argv = [str(TOOL), first, *runnable(rest, address, tmp_path / "consumer.py")]
     argv[argv.index("--config") + 1] = str(tmp_path / "jobs.json")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(30)
-        more = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+    with contextlib.closing(Manager(tmp_path / "notify")) as manager:
+        more = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
         env = environment(TELEMETRY_RUNTIME_DIR=str(tmp_path / "run"), **more)
+        heard = 0
 
-        def hear(word: str) -> None:
-            while word not in manager.recv(4096).decode().splitlines():
-                pass
+        with Fleet(argv, address, tmp_path / "log", env) as running:
 
-        with Fleet(argv, port, tmp_path / "log", env) as running:
-            hear("READY=1")
-            hear("WATCHDOG=1")
+            def hear(word: str) -> None:
+                """After what was heard before."""
+                nonlocal heard
+
+                def told() -> int:
+                    words = [one for one, message in enumerate(manager.told) if word in message]
+                    return next((one + 1 for one in words if one >= heard), 0)
+
+                heard = until(f"{word} is told", told, tell=running.output)
+
+            hear("READY")
+            hear("WATCHDOG")
             before = {worker["pid"] for worker in running.get("/status")["workers"]}
             running.process.send_signal(signal.SIGHUP)
-            hear("RELOADING=1")
-            hear("READY=1")
+            hear("RELOADING")
+            hear("READY")
             # At that moment, and not some time later.
             workers = running.get("/status")["workers"]
             now = {worker["pid"] for worker in workers if worker["state"] != "stopping"}
             assert now and not before & now
             running.process.send_signal(signal.SIGWINCH)
-            heard = ""
-            while "; paused" not in heard:
-                heard = manager.recv(4096).decode()
-            assert heard.startswith("STATUS="), heard
+            until(
+                "its status says so",
+                lambda: any("; paused" in told.get("STATUS", "") for told in list(manager.told)),
+                tell=running.output,
+            )
             running.process.send_signal(signal.SIGTERM)
-            hear("STOPPING=1")
-            assert running.process.wait(30) == 0, running.output()
+            hear("STOPPING")
+            assert running.process.wait(WAIT_S) == 0, running.output()
 
 
 def test_the_image() -> None:
