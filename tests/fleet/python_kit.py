@@ -5,13 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import harness
-from harness import BIN, ROOT, Program, wait_until
+from fleets import WAIT_S, until, whole_lines
+from harness import BIN, ROOT, Program
 
 HERE = Path(__file__).resolve().parent
 SDKS = ROOT / ".venv" / "sdks" / "newest"
@@ -31,12 +34,12 @@ def environment(directory: Path, *, sdks: bool = False, **more: str) -> dict[str
 
 class _Unix(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=10)
+        super().__init__("localhost", timeout=WAIT_S)
         self.path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(10)
+        self.sock.settimeout(WAIT_S)
         self.sock.connect(str(self.path))
 
 
@@ -64,24 +67,36 @@ class App(Program):
         finally:
             connection.close()
 
+    def wait_for(self, what: str, ready: Callable[[], Any], seconds: float = WAIT_S) -> Any:
+        """As any program's, but longer."""
+        return super().wait_for(what, ready, seconds)
+
+    def stop(self, sig: int = signal.SIGTERM, seconds: float = WAIT_S) -> int:
+        """As any program's, but longer."""
+        return super().stop(sig, seconds)
+
     def until_ready(self) -> None:
         """Wait until /readyz says 200, and all workers are ready."""
 
         def ready() -> bool:
             code, _ = self.get("/readyz")
-            slots = self.get("/status")[1]["slots"] if code == 200 else {"ready": 0, "want": 1}
+            slots = self.status()["slots"] if code == 200 else {"ready": 0, "want": 1}
             return bool(slots["ready"] == slots["want"])
 
         self.wait_for("all are ready", ready)
 
+    def status(self) -> dict[str, Any]:
+        """/status, as soon as somebody answers."""
+        found: dict[str, Any] = self.wait_for("an answer", lambda: self.get("/status")[1])
+        return found
+
     def workers(self) -> dict[str, dict[str, Any]]:
         """The workers by name, from /status."""
-        return {one["name"]: one for one in self.get("/status")[1]["workers"] if one["pid"]}
+        return {one["name"]: one for one in self.status()["workers"] if one["pid"]}
 
     def notes(self, what: str = "", **fields: Any) -> list[dict[str, Any]]:
         """What workers wrote down."""
-        path = self.directory / "notes"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = whole_lines(self.directory / "notes").splitlines()
         found = [json.loads(line) for line in lines]
         return [one for one in found if what in ("", one["what"]) and fields.items() <= one.items()]
 
@@ -91,16 +106,16 @@ class App(Program):
         part.write_text(order)
         part.rename(self.directory / name)
 
-    def until_gone(self, pids: list[int], seconds: float = 10.0) -> None:
+    def until_gone(self, pids: list[int]) -> None:
         """Wait until none of them runs."""
-        wait_until("all end", lambda: not any(map(harness.alive, pids)), seconds)
+        until("all end", lambda: not any(map(harness.alive, pids)))
 
 
 def run(directory: Path, code: str, **env: Any) -> str:
     """The output of a piece of Python; it must end well."""
     program = App(directory, argv=["-c", code], **env)
     with program:
-        status = program.process.wait(30)
+        status = program.process.wait(WAIT_S)
         output = program.output()
     assert status == 0, output
     sys.stdout.write(output)

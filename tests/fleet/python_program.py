@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from libtelemetry import ConfigError
 from libtelemetry.fleet import Fleet, ProcessManager
 
 DIRECTORY = os.environ["FLEET_TEST_DIR"]
@@ -23,9 +24,9 @@ QUICK: dict[str, Any] = {
     "crash_limit": 1000,
     "intensity": 1000,
     "health": f"unix:{DIRECTORY}/health",
-    "grace": 10,
+    "grace": 600,
     "kill": 0.2,
-    "dump": 0.2,
+    "dump": 0.5,
 }
 
 
@@ -81,7 +82,7 @@ def ends() -> int:
     """What outlives a stop: threads, and one that is deaf to TERM."""
     from python_workers import deaf, threads
 
-    fleet = Fleet(mode="fork", **{**QUICK, "grace": 1.2})
+    fleet = Fleet(mode="fork", **{**QUICK, "grace": 4})
     fleet.start_worker("threads", threads)
     fleet.start_worker("deaf", deaf)
     return fleet.run()
@@ -112,7 +113,7 @@ def automatic() -> int:
         while len(fleet.get_status("mine")["pids"]) < 2:
             time.sleep(0.01)
         os.write(2, b"two of them\n")
-        fleet.stop_all(timeout=10)
+        fleet.stop_all(timeout=600)
 
     threading.Thread(target=ask, daemon=True).start()
     return fleet.run()
@@ -153,7 +154,7 @@ def fork_one() -> int:
     pid = os.fork()
     if pid == 0:
         os.closerange(0, 3)
-        time.sleep(60)
+        time.sleep(3600)
         os._exit(0)
     return pid
 
@@ -170,6 +171,30 @@ def manager() -> int:
         known = {"manager": made, "fork_one": fork_one, "Counting": Counting, "Plain": Plain}
         answer = eval(line, known)
         os.write(1, f"{answer!r}\n".encode())
+    return 0
+
+
+def deadline(count: str, timeout: str) -> int:
+    """So many that are deaf to TERM, stopped at once; says how long that took."""
+    before = len(os.listdir("/proc/self/fd"))
+    with ProcessManager(runtime_dir=DIRECTORY, grace=600) as manager:
+        for i in range(int(count)):
+            manager.start_worker(f"deaf-{i}", "python_workers:deaf")
+        os.write(1, b"all are asked for\n")
+        sys.stdin.readline()
+        for call in (
+            lambda: manager.start_worker("deaf-0", "python_workers:deaf"),
+            lambda: manager.get_status("x"),
+        ):
+            try:
+                call()
+            except (ConfigError, KeyError) as error:
+                os.write(1, f"{type(error).__name__}: {error}\n".encode())
+        began = time.monotonic()
+        assert manager.stop_all(timeout=float(timeout)) is True
+        os.write(1, f"{time.monotonic() - began}\n".encode())
+        assert not any(one["alive"] for one in manager.get_status().values())
+    assert len(os.listdir("/proc/self/fd")) == before
     return 0
 
 

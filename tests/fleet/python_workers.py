@@ -78,8 +78,8 @@ def function(worker: Worker, name: str) -> int:
 
 def bare() -> None:
     """Without: TERM ends it where it is."""
-    note("begin", name="bare")
     try:
+        note("begin", name="bare")
         while True:
             time.sleep(0.02)
             if obey("bare"):
@@ -159,10 +159,15 @@ class Plain:
         self.running = False
 
 
+def calm() -> bool:
+    """Whether the test has seen enough of those that hang."""
+    return Path(DIRECTORY, "calm").exists()
+
+
 def hangs(worker: Worker) -> None:
-    """In its first life: without a beat."""
+    """Without a beat, in each of its lives until then."""
     worker.ready()
-    if worker.incarnation == 1:
+    if not calm():
         hang_here()
     worker.stopping.wait()
 
@@ -170,7 +175,7 @@ def hangs(worker: Worker) -> None:
 async def hangs_in_loop(worker: AsyncWorker) -> None:
     """The same in a coroutine: nothing else of the loop runs."""
     worker.ready()
-    if worker.incarnation == 1:
+    if not calm():
         hang_here()
     await worker.stopping
 
@@ -182,9 +187,9 @@ def hang_here() -> None:
 
 
 def slow_item(worker: Worker) -> None:
-    """In its first life: an item that takes too long, while the loop beats."""
+    """An item that takes too long, while the loop beats."""
     worker.ready()
-    if worker.incarnation == 1:
+    if not calm():
         with worker.item("slow one", deadline=0.2):
             while True:
                 worker.beat()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import harness
+from fleets import WAIT_S
 from libtelemetry import ConfigError
 from libtelemetry.fleet import Fleet, current_worker
 from python_kit import App, environment, run
@@ -31,7 +32,7 @@ def test_the_command_and_a_reload(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(TARGET.format(1))
     health = f"unix:{tmp_path / 'health'}"
     argv = ["-B", "-m", "libtelemetry.fleet", "mine:work", "-n", "2", "--health", health]
-    argv += ["--grace", "5", "--set", "max_workers=3", "--kwargs", '{"text": "hello"}']
+    argv += ["--grace", "600", "--set", "max_workers=3", "--kwargs", '{"text": "hello"}']
     with App(tmp_path, argv=argv) as app:
         app.until_ready()
         assert len(app.notes("works", text="hello", version=1)) == 2
@@ -50,7 +51,7 @@ def test_mistakes_of_the_command(tmp_path: Path) -> None:
             env=environment(tmp_path),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=WAIT_S,
         )
         return done.returncode, done.stderr
 
@@ -131,14 +132,14 @@ def test_a_main_program_without_a_guard_is_told(tmp_path: Path) -> None:
     program.write_text(
         "from libtelemetry.fleet import Fleet\n"
         "def work(): pass\n"
-        "fleet = Fleet(mode='exec', permanent_exit=[1], grace=5, crash_limit=1,\n"
+        "fleet = Fleet(mode='exec', permanent_exit=[1], grace=600, crash_limit=1,\n"
         f"              health='unix:{tmp_path}/health')\n"
         "fleet.start_worker('a', work)\n"
         "raise SystemExit(fleet.run())\n"
     )
     with App(tmp_path, argv=[str(program)]) as app:
         app.wait_for("it is said", lambda: 'if __name__ == "__main__":' in app.output())
-        app.wait_for("for good", lambda: "failed" in str(app.get("/status")[1]))
+        app.wait_for("for good", lambda: "failed" in str(app.status()))
         app.stop()
 
 
@@ -178,8 +179,8 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
     (tmp_path / "relay.py").write_text(example.replace("127.0.0.1:9464", health))
     with App(tmp_path, argv=["relay.py"]) as app:
         app.until_ready()
-        workers = app.get("/status")[1]["workers"]
+        workers = app.status()["workers"]
         assert sorted(one["name"] for one in workers) == ["consumer", "consumer", "decoder"]
-        app.wait_for("items are done", lambda: app.get("/status")[1]["totals"]["done"] > 0)
+        app.wait_for("items are done", lambda: app.status()["totals"]["done"] > 0)
         assert app.stop() == 0, app.output()
         assert "Traceback" not in app.output()

@@ -6,7 +6,6 @@ import ast
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import pytest
 
 import harness
-from harness import BIN, wait_until
+from fleets import WAIT_S, until
+from harness import BIN
 from libtelemetry import ConfigError
 from libtelemetry.fleet import ProcessManager
 from python_kit import HERE, App, environment
@@ -71,13 +71,15 @@ def managed(tmp_path: Path) -> Iterator[Managed]:
     finally:
         program.process.kill()
         program.process.communicate()
-        wait_until("all end", lambda: not harness.members(program.process.pid), 20)
+        until("all end", lambda: not harness.members(program.process.pid))
 
 
 def test_a_managers_list(managed: Managed) -> None:
-    wait_until("both begin", lambda: len(managed.notes("begin")) == 2, 20)
-    wait_until("both are sampled", lambda: all(
-        managed.status(name)["processed"] > 0 for name in ("one", "two")))  # fmt: skip
+    until("both begin", lambda: len(managed.notes("begin")) == 2)
+    # What is shown next is sampled last.
+    until("both are sampled", lambda: managed.status("two")["processed"] > 0
+          and managed.status("one")["processing_errors"] > 0
+          and managed.status("one")["mdq_connected"])  # fmt: skip
     one, two = managed.status("one"), managed.status("two")
     assert set(one) >= KEYS and set(managed.do("manager.get_status()")) == {"one", "two"}
     assert one["alive"] and one["running"] and one["mdq_connected"] and not one["mdc_connected"]
@@ -87,12 +89,12 @@ def test_a_managers_list(managed: Managed) -> None:
 
     # One that dies comes back, and what it had done stays counted.
     os.kill(two["pid"], signal.SIGKILL)
-    wait_until("a new one", lambda: managed.status("two")["pid"] not in (None, two["pid"]))
+    until("a new one", lambda: managed.status("two")["pid"] not in (None, two["pid"]))
     again = managed.status("two")
     assert again["restarts"] == 1 and again["processed"] >= two["processed"]
 
     # A stop waits for its end, may be repeated, and the status stays: all that it did.
-    assert managed.do("manager.stop_process('one', timeout=10)") is True
+    assert managed.do("manager.stop_process('one', timeout=600)") is True
     assert not harness.alive(one["pid"])
     assert managed.do("manager.stop_process('one')") is True
     ended = managed.status("one")
@@ -102,14 +104,15 @@ def test_a_managers_list(managed: Managed) -> None:
 
     # Started again it begins anew.
     assert managed.do("manager.start_worker('one', Counting, name='anew')") is None
-    wait_until("it begins", lambda: managed.notes("begin", name="anew"))
+    until("it is sampled", lambda: managed.status("one")["published"] > 0)
     fresh = managed.status("one")
-    assert fresh["alive"] and fresh["restarts"] == 0 and fresh["processed"] < ended["processed"]
+    assert fresh["alive"] and fresh["restarts"] == 0
+    assert fresh["published"] == ended["published"] == 5, "what each of them counts once"
 
     # All at once, twice; then everything is gone, and the status is not.
     supervisor = managed.supervisor()
     pids = [managed.status(name)["pid"] for name in ("one", "two")]
-    assert managed.do("manager.stop_all(timeout=10)") is True
+    assert managed.do("manager.stop_all(timeout=600)") is True
     assert managed.do("manager.stop_all()") is True
     assert not any(map(harness.alive, [*pids, supervisor]))
     assert managed.notes("end", name="anew") and managed.notes("end", name="two")
@@ -119,57 +122,66 @@ def test_a_managers_list(managed: Managed) -> None:
     )
     # And once more.
     assert managed.do("manager.start_worker('two', Plain, name='last')") is None
-    wait_until("it begins", lambda: managed.notes("begin", name="last"))
+    until("it begins", lambda: managed.notes("begin", name="last"))
     assert managed.status("two")["alive"] and not managed.status("one")["alive"]
     # The interpreter's end is the workers' end.
     pid = managed.status("two")["pid"]
-    managed.process.communicate(timeout=20)
+    managed.process.communicate(timeout=WAIT_S)
     assert managed.process.returncode == 0
     assert not harness.alive(pid) and managed.notes("end", name="last")
 
 
 def test_a_killed_manager_takes_its_workers_with_it(managed: Managed) -> None:
-    wait_until("both begin", lambda: len(managed.notes("begin")) == 2, 20)
+    until("both begin", lambda: len(managed.notes("begin")) == 2)
     pids = [managed.supervisor(), *(managed.status(name)["pid"] for name in ("one", "two"))]
     # A child that it forked holds nothing of its.
     child = managed.do("fork_one()")
     managed.process.kill()
-    wait_until("all end", lambda: not any(map(harness.alive, pids)), 20)
+    until("all end", lambda: not any(map(harness.alive, pids)))
     assert {one["name"] for one in managed.notes("end")} == {"one", "two"}
     assert harness.alive(child)
     os.kill(child, signal.SIGKILL)
 
 
 def test_a_killed_supervisor_is_seen(managed: Managed) -> None:
-    wait_until("both begin", lambda: len(managed.notes("begin")) == 2, 20)
+    until("both begin", lambda: len(managed.notes("begin")) == 2)
     pid = managed.status("one")["pid"]
     os.kill(managed.supervisor(), signal.SIGKILL)
-    wait_until("it is seen", lambda: not managed.status("one")["alive"], 20)
-    assert not harness.alive(pid)
+    until("it is seen", lambda: not managed.status("one")["alive"])
+    until("it is gone, too", lambda: not harness.alive(pid))
     assert managed.do("manager.start_worker('one', Counting, name='anew')") is None
-    wait_until("it begins", lambda: managed.notes("begin", name="anew"), 20)
+    until("it begins", lambda: managed.notes("begin", name="anew"))
     assert managed.do("manager.stop_all()") is True
 
 
 def test_all_stop_under_one_deadline(tmp_path: Path) -> None:
-    os.environ["FLEET_TEST_DIR"] = str(tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
-    with ProcessManager(runtime_dir=tmp_path, grace=10) as manager:
-        for i in range(3):
-            manager.start_worker(f"deaf-{i}", "python_workers:deaf")
-        app = App.__new__(App)
-        app.directory = tmp_path
-        wait_until("all begin", lambda: len(app.notes("begin")) == 3, 20)
-        with pytest.raises(ConfigError, match="runs already"):
-            manager.start_worker("deaf-0", "python_workers:deaf")
-        with pytest.raises(KeyError, match="no worker is named 'x'"):
-            manager.get_status("x")
-        began = time.monotonic()
-        assert manager.stop_all(timeout=0.7) is True
-        # Not three times that.
-        assert 0.6 < time.monotonic() - began < 2.0
-        assert not any(one["alive"] for one in manager.get_status().values())
-    assert len(os.listdir("/proc/self/fd")) == before
+    count, timeout = 8, 3.0
+    app = App.__new__(App)
+    app.directory = tmp_path
+    with subprocess.Popen(
+        [
+            str(BIN / "python"),
+            str(HERE / "python_program.py"),
+            "deadline",
+            str(count),
+            str(timeout),
+        ],
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        until("all begin", lambda: len(app.notes("begin")) == count)
+        said, _ = process.communicate("\n", timeout=WAIT_S)
+    lines = said.splitlines()
+    assert lines[0] == "all are asked for"
+    assert lines[1].startswith("ConfigError") and "runs already" in lines[1]
+    assert lines[2].startswith("KeyError") and "no worker is named 'x'" in lines[2]
+    # Not eight times that, which would be 24 s.
+    assert timeout - 0.1 < float(lines[3]) < timeout + 15
+    assert process.returncode == 0
+    assert not harness.members(process.pid)
 
 
 def test_mistakes_of_a_manager(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def test_asking_does_not_import_opentelemetry(tmp_path: Path) -> None:
 def test_a_managers_worker_has_the_managers_trace(tmp_path: Path) -> None:
     app = App.__new__(App)
     app.directory, app.log = tmp_path, tmp_path / "log"
-    from harness import BIN, wait_until
+    from fleets import WAIT_S, until
+    from harness import BIN
     from python_kit import HERE, environment
 
     process = subprocess.Popen(
@@ -121,8 +122,8 @@ def test_a_managers_worker_has_the_managers_trace(tmp_path: Path) -> None:
     with process:
         assert process.stdout is not None
         trace = process.stdout.readline().split()[1]
-        wait_until("the worker runs", lambda: app.notes("traced"), 20)
-        process.communicate("", timeout=20)
+        until("the worker runs", lambda: app.notes("traced"))
+        process.communicate("", timeout=WAIT_S)
     (note,) = app.notes("traced")
     assert (note["trace"], note["baggage"]) == (trace, "acme")
     assert process.returncode == 0
