@@ -16,7 +16,7 @@
 
 #include <sys/un.h>
 
-enum { CLIENTS = 2, FILES = 40, LIFE_S = 105 };
+enum { CLIENTS = 2, FILES = 40, LIFE_S = 900 };
 
 static telemetry_t *clients[CLIENTS];
 static int control = -1;

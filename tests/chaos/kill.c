@@ -137,7 +137,7 @@ static telemetry_t *open_client(void) {
 }
 
 static void victim(int life, enum how how, const char *family) {
-  alarm(60);
+  alarm(900);
   struct rlimit none = {0, 0};
   setrlimit(RLIMIT_CORE, &none);
   life_number = life;
@@ -253,7 +253,7 @@ static struct living begin(char **argv, int number) {
 
 static void await(const struct living *life, bool all) {
   int status;
-  long long until = ck_now_ms() + 20000;
+  long long until = ck_now_ms() + 120000;
   while (!(all ? all_acked(&page[life->number]) : any_acked(&page[life->number]))) {
     if (waitpid(life->pid, &status, WNOHANG) == life->pid)
       ck_fail(__FILE__, __LINE__, "life %d: wait status 0x%x", life->number, status);
@@ -300,19 +300,19 @@ static void drive(char **argv, int first, int count) {
 
 static void finish(void) {
   client = open_client();
-  CHECK_STATUS(telemetry_flush(client, 60000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_flush(client, 600000), TELEMETRY_OK);
   telemetry_stats_t stats = ck_stats(client);
   CK_BALANCE(stats);
   CHECK_EQ(stats.queue_events, 0);
   CHECK_EQ(stats.rejected + stats.invalid + stats.expired + stats.corrupt, 0);
   printf("{\"recovered\": %llu}\n", (unsigned long long)stats.recovered);
-  CHECK_STATUS(telemetry_shutdown(client, 10000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_shutdown(client, 120000), TELEMETRY_OK);
   telemetry_free(client);
 }
 
 int main(int argc, char **argv) {
   ck_start(argc, 1);
-  alarm(105);
+  alarm(900);
   if (!strcmp(argv[1], "finish")) {
     finish();
     return 0;

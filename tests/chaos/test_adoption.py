@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from stage import LONG, OK, SWEEP_S, Actor, Stage
-
-import harness
+from stage import LONG, OK, Actor, Stage, wait_until
 
 KINDS = ["fork", "_Fork", "clone", "clone3"]
 
@@ -18,7 +16,7 @@ KINDS = ["fork", "_Fork", "clone", "clone3"]
 def working(actor: Actor) -> Actor:
     """Give it endless work, and wait until its sender has seen that the collector is down."""
     actor.ask("stream", 0, f"flow{actor.pid}", 20000)
-    harness.wait_until("a try", lambda: actor.stats()["retries"] > 0)
+    wait_until("a try", lambda: actor.stats()["retries"] > 0)
     return actor
 
 
@@ -82,8 +80,7 @@ def test_while_one_of_the_family_works(
         stage.collect()
     started = time.monotonic()
     for name, (_, survivor) in running.items():
-        until = started + SWEEP_S - time.monotonic()
-        harness.wait_until(name, lambda one=survivor: one.stats()["recovered"] == 50, max(until, 1))
+        wait_until(name, lambda one=survivor: one.stats()["recovered"] == 50)
         report(f"{name} adopts within {time.monotonic() - started:.0f} s")
     for stage, survivor in running.values():
         survivor.ask("calm")
@@ -218,7 +215,7 @@ def test_eight_adopters_at_once(stage: Stage, relation: str) -> None:
         adopters = [stage.start() if relation == "strangers" else master.fork() for _ in range(8)]
         descriptors = [one.descriptors() for one in adopters]
         for one in adopters:
-            one.tell("flush", 0, 40000)
+            one.tell("flush", 0, 120000)
         assert [one.answer().split()[0] for one in adopters] == [str(OK)] * 8
         assert sum(one.stats()["recovered"] for one in adopters) == orphaned
         for one, count in zip(adopters, descriptors):
@@ -235,7 +232,7 @@ def test_a_program_in_its_place(stage: Stage) -> None:
     """exec: the same pid and the same start time, alive, and no longer the owner."""
     victim = stage.start()
     victim.send("victim", 50)
-    victim.become("/bin/sleep", "1000")
+    victim.become("/bin/sleep", "100000")
     stage.collect()
     heir = stage.start()
     assert heir.flush() == OK
@@ -302,19 +299,19 @@ def test_nothing_is_sent_twice_after_a_quiet_death(stage: Stage) -> None:
 def test_half_adopted(stage: Stage) -> None:
     """An adopter dies in the middle; the next one goes on where it stood."""
     victim = stage.start()
-    victim.send("victim", 1000)
+    victim.send("victim", 20000)
     victim.kill()
     collector = stage.collect("503@1000000")
     first = stage.start()
-    first.tell("flush", 0, 20000)
-    harness.wait_until("a try", lambda: collector.stats()["requests"] > 0)
-    collector.fault("slow=300")  # a batch of 100 each 300 ms
+    first.tell("flush", 0, 120000)
+    wait_until("a try", lambda: collector.stats()["requests"] > 0)
+    collector.fault("slow=300")  # a batch of 100 each 300 ms: a minute
     stage.wait_arrived(300)
     first.kill()
     collector.fault("")
     second = stage.start()
     assert second.flush() == OK
-    assert 0 < second.stats()["recovered"] <= 800  # of the third batch it had no answer yet
+    assert 0 < second.stats()["recovered"] <= 19800  # of the third batch it had no answer yet
     duplicates = stage.compare_unique()
     assert duplicates <= 100
 

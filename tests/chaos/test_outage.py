@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from stage import LONG, OK, Actor, Stage
-
-import harness
+from stage import LONG, OK, Actor, Stage, wait_until
 
 SECONDS = 30 if LONG else 8
 MEMORY = 262144
@@ -38,7 +36,7 @@ class Flow:
         for one in (self.parent, self.child):
             one.ask("calm")
         for one in (self.parent, self.child):
-            assert one.flush(40000) == OK
+            assert one.flush() == OK
             assert one.stats()["dropped_full"] == 0
         return self.stage.accepted()
 
@@ -75,7 +73,7 @@ def test_accepts_and_cuts(stage: Stage, faults: str, report: Callable[[str], Non
     """What it took without an answer comes again under the same id."""
     collector = stage.collect(faults)
     flow = Flow(stage)
-    harness.wait_until("30 tries", lambda: flow.child.stats()["retries"] >= 30, 30)
+    wait_until("30 tries", lambda: flow.child.stats()["retries"] >= 30)
     flow.kill_one()
     collector.fault("")
     events = flow.end()
@@ -108,7 +106,10 @@ def test_room_again_after_full(stage: Stage) -> None:
     stage.collect()
     assert actor.flush() == OK
     stage.silence()
-    assert [line for line in actor.segments() if "deleted" in line] == []
+    wait_until(
+        "removed ones are let go",
+        lambda: not [line for line in actor.segments() if "deleted" in line],
+    )
     second = int(actor.ask("fill", 0, "fill", first, 1000000))
     assert second >= first * 3 // 4
     stage.collect()

@@ -9,9 +9,7 @@ import signal
 import subprocess
 
 import pytest
-from stage import OK, Actor, Stage, start_of
-
-import harness
+from stage import OK, Actor, Stage, start_of, wait_until
 
 
 @pytest.fixture
@@ -38,7 +36,7 @@ def close_all(actor: Actor) -> None:
     """
     actor.open(batch={"max_age_ms": 60000, "max_events": 100000})
     actor.send("before", 100)
-    harness.wait_until("a sleeping sender", actor.sender_sleeps)
+    wait_until("a sleeping sender", actor.sender_sleeps)
     assert actor.stage.own(actor).locked()
     actor.ask("closefds")
 
@@ -62,7 +60,7 @@ def test_all_descriptors_closed_then_locked_again_then_killed(stage: Stage) -> N
     """Its sender takes the lock again, and none of the host's; its death is seen as any other."""
     living = stage.actor()
     close_all(living)
-    harness.wait_until("the lock", stage.own(living).locked, 30)
+    wait_until("the lock", stage.own(living).locked)
     living.ask("untouched")
     for path in stage.directory.glob("mine-*"):
         with path.open("r+b") as file:
