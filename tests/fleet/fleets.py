@@ -141,7 +141,7 @@ def own_address() -> tuple[str, int]:
     this process's own.
     """
     pid, number = os.getpid(), next(PORTS)
-    return f"127.{pid % 200 + 20}.{pid // 200 % 200 + 1}.{number % 250 + 1}", 20_000 + number
+    return f"127.{pid % 200 + 20}.{pid // 200 % 200 + 1}.{number % 250 + 1}", 30_000 + number
 
 
 class Line(NamedTuple):

@@ -25,7 +25,13 @@ def test_killed_workers_lose_no_acknowledged_item(fleets: Fleets, kind: str) -> 
     items = fleets.items()
     config: dict[str, Any] = {"mode": "zygote"} if kind == "zygote" else {}
     fleet = fleets.make(
-        group("ready,take=2", 4, kind="call" if kind == "zygote" else kind, healthy_after_ms=1),
+        group(
+            "ready,take=2",
+            4,
+            kind="call" if kind == "zygote" else kind,
+            healthy_after_ms=1,
+            crash_limit=1000,
+        ),
         env={"TEST_ITEMS": str(items.path)},
         intensity=100_000,
         **config,
