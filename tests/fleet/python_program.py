@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 import time
@@ -199,4 +200,6 @@ def deadline(count: str, timeout: str) -> int:
 
 
 if __name__ == "__main__":
+    # Also where the tests run in a shell's background, which ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     raise SystemExit(globals()[sys.argv[1]](*sys.argv[2:]))
