@@ -43,6 +43,10 @@ NEVER_MS = 3_600_000
 MEASURED: list[str] = []
 """Lines for the end of the run."""
 
+INHERITED = environment()
+"""What programs get of this process's environment, as it was at first: pytest changes its own there
+while other threads start programs."""
+
 LOCK = threading.Lock()
 NUMBERS = itertools.count(1)
 
@@ -206,9 +210,8 @@ class Fleet:
             "backoff_base_ms": 1,
         }
         self.config = defaults | config
-        variables = environment(
-            TEST_LOG=str(self.log_path), TEST_FLAG=str(self.flag), **(env or {})
-        )
+        own = {"TEST_LOG": str(self.log_path), "TEST_FLAG": str(self.flag)}
+        variables = {**INHERITED, **own, **(env or {})}
         command = [*prefix, str(program_ or program()), options or "-", json.dumps(self.config)]
         command += [word for one in groups for word in one]
         with self.stderr_path.open("w") as stderr, self.stdout_path.open("w") as stdout:
