@@ -180,6 +180,13 @@ def group(
     return [name, str(count), kind, script, json.dumps(limits)]
 
 
+def exits(status: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """How those ended that were of that group. Who did not die within two seconds of its KILL keeps
+    its slot for as long, and the next one has another."""
+    workers = [one for one in status["workers"] if one["name"] == name]
+    return [one["last_exit"] for one in workers if one["last_exit"]]
+
+
 class Fleet:
     """One fleet and all that came of it."""
 

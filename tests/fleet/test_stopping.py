@@ -44,6 +44,12 @@ def outcomes(fleet: Fleet) -> dict[str, Any]:
     return dict(ended)
 
 
+def killed(slot: dict[str, Any]) -> bool:
+    """Whether it got KILL, by the fleet's last words: who is not dead two seconds later, as on a busy
+    machine, is waited for no longer."""
+    return bool(slot["abandoned"] or slot["last_exit"]["signal"] == signal.SIGKILL)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=lambda s: s.name
@@ -89,10 +95,8 @@ def test_who_takes_longer_is_killed(
     assert fleet.end() == 1, fleet.tell()
     assert time.monotonic() - began >= least - 0.05
     assert not fleet.log("closed")
-    assert not fleet.processes()
-    assert {slot["slot"]: slot["last_exit"]["signal"] for slot in outcomes(fleet)["slots"]}[
-        1
-    ] == signal.SIGKILL
+    until("nobody is left", lambda: not fleet.processes())
+    assert next(killed(slot) for slot in outcomes(fleet)["slots"] if slot["slot"] == 1)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -109,7 +113,7 @@ def test_a_second_request_is_at_once(fleets: Fleets, mode: str, again: signal.Si
     assert len(fleet.pids()) == 3, "they are given time"
     fleet.signal(again)
     assert fleet.end() == 1
-    assert not fleet.processes()
+    until("nobody is left", lambda: not fleet.processes())
 
 
 def test_quit_shortens_a_drain(fleets: Fleets) -> None:
@@ -187,10 +191,10 @@ def test_one_of_64_that_ignores_term_costs_one_grace(fleets: Fleets) -> None:
     took = time.monotonic() - began
     assert grace_s - 0.05 <= took < 5 * grace_s, took
     # As long as nobody was slow, nobody else was killed.
-    signals = [slot["last_exit"]["signal"] for slot in outcomes(fleet)["slots"]]
+    struck = [slot["slot"] for slot in outcomes(fleet)["slots"] if killed(slot)]
     if others_took < grace_s:
-        assert signals.count(signal.SIGKILL) == len(deaf) and signals.count(0) == 64 - len(deaf)
-    assert all(signals[slot] == signal.SIGKILL for slot in deaf)
+        assert struck == list(deaf)
+    assert set(struck) >= set(deaf)
 
 
 def test_a_warning_before_the_end_for_those_that_asked_for_it(fleets: Fleets) -> None:
