@@ -45,7 +45,7 @@ def outcomes(fleet: Fleet) -> dict[str, Any]:
 
 
 def killed(slot: dict[str, Any]) -> bool:
-    """Whether it got KILL, by the fleet's last words: who is not dead two seconds later, as on a busy
+    """Whether it got KILL, by the fleet's last words: who is not dead two seconds later, on a busy
     machine, is waited for no longer."""
     return bool(slot["abandoned"] or slot["last_exit"]["signal"] == signal.SIGKILL)
 
