@@ -36,7 +36,7 @@ LONG = os.environ.get("CHAOS") == "1"
 
 OK, FULL, TIMEOUT = 0, 1, 4
 
-WAIT_S = 120
+WAIT_S = 300
 """For anything that is to come soon, such as a sibling's delivery 15 s after a death at the latest;
 the rest is for a busy machine."""
 

@@ -28,6 +28,7 @@ QUICK: dict[str, Any] = {
     "grace": 600,
     "kill": 0.2,
     "dump": 0.5,
+    "start_deadline": 600,
 }
 
 

@@ -235,10 +235,13 @@ def threads(worker: Worker) -> None:
 
 
 def deaf() -> None:
-    """Does not end at TERM."""
-    note("begin", name="deaf")
+    """Does not end at TERM, from its note on."""
+    begun = False
     while True:
         with contextlib.suppress(SystemExit):
+            if not begun:
+                note("begin", name="deaf")
+                begun = True
             time.sleep(60)
 
 

@@ -10,7 +10,18 @@ import time
 
 import pytest
 
-from fleets import MEASURED, NEVER_MS, Fleet, Fleets, alive, exits, group, own_address, until
+from fleets import (
+    MEASURED,
+    NEVER_MS,
+    Fleet,
+    Fleets,
+    alive,
+    exits,
+    group,
+    own_address,
+    put_program,
+    until,
+)
 
 MODES = ["call", "zygote", "self"]
 
@@ -333,8 +344,7 @@ def test_a_program_that_cannot_be_run_is_named_with_the_reason(
     fleets: Fleets, text: str, why: str
 ) -> None:
     path = fleets.place / "unfit"
-    path.write_text(text)
-    path.chmod(0o755)
+    put_program(text, path)
     fleet = fleets.make(group(str(path), 1, kind="run"))
     fleet.until_said(f"{path} cannot be run: {why}")
     status = fleet.until_status("it ended", lambda s: s["workers"][0]["last_exit"] is not None)

@@ -232,6 +232,7 @@ def test_workers_do_not_outlive_a_killed_supervisor(mode: str, tmp_path: Path) -
 def test_what_outlives_a_stop(tmp_path: Path) -> None:
     with App(tmp_path, "ends") as app:
         app.until_ready()
+        app.wait_for("it is deaf", lambda: app.notes("begin", name="deaf"))
         assert app.workers()["threads"]["incarnation"] == 1
         pids = {name: one["pid"] for name, one in app.workers().items()}
         # Deaf to TERM, and killed when its time is over: 1.
@@ -243,6 +244,7 @@ def test_what_outlives_a_stop(tmp_path: Path) -> None:
 def test_a_deaf_worker_of_a_killed_supervisor_ends_with_its_grace(tmp_path: Path) -> None:
     with App(tmp_path, "ends") as app:
         app.until_ready()
+        app.wait_for("it is deaf", lambda: app.notes("begin", name="deaf"))
         pids = [one["pid"] for one in app.workers().values()]
         app.process.kill()
         app.until_gone(pids)

@@ -141,7 +141,7 @@ static int run_by_steps(void) {
     return 89;
   }
   do {
-    poll(&fleet_and_other, 1, 60000);
+    poll(&fleet_and_other, 1, 3600000);
     turns++;
   } while ((status = telemetry_fleet_step(fleet, 0)) == TELEMETRY_OK && !leave);
   if (leave) return 0;
