@@ -155,7 +155,7 @@ def test_a_killed_supervisor_is_seen(managed: Managed) -> None:
 
 
 def test_all_stop_under_one_deadline(tmp_path: Path) -> None:
-    count, timeout = 8, 3.0
+    count, timeout = 8, 5.0
     app = App.__new__(App)
     app.directory = tmp_path
     with subprocess.Popen(
@@ -178,8 +178,8 @@ def test_all_stop_under_one_deadline(tmp_path: Path) -> None:
     assert lines[0] == "all are asked for"
     assert lines[1].startswith("ConfigError") and "runs already" in lines[1]
     assert lines[2].startswith("KeyError") and "no worker is named 'x'" in lines[2]
-    # Not eight times that, which would be 24 s.
-    assert timeout - 0.1 < float(lines[3]) < timeout + 15
+    # Not eight times that, which would be 40 s.
+    assert timeout - 0.1 < float(lines[3]) < timeout + 30
     assert process.returncode == 0
     assert not harness.members(process.pid)
 
