@@ -80,8 +80,7 @@ def test_what_prepares_hangs(fleets: Fleets) -> None:
         group("ready,beat", start_deadline_ms=500), options="prepare_hangs", mode="zygote"
     )
     fleet.expects_life = False
-    fleet.until_said("begins")
-    (first,) = zygotes(fleet)[:1]
+    first = fleet.until("there is one", lambda: zygotes(fleet))[0]
     until("it is ended", lambda: not alive(first), tell=fleet.tell)
     if fleet.process.poll() is None:
         fleet.signal(signal.SIGTERM)
