@@ -191,3 +191,59 @@ def test_mistakes_of_a_manager(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="import string"):
         manager.start_worker("a", lambda: None)
     assert manager.get_status() == {} and manager.stop_all() is True
+
+
+def test_what_a_killed_supervisor_leaves_is_told(managed: Managed) -> None:
+    wait_until("both begin", lambda: len(managed.notes("begin")) == 2, 60)
+    wait_until("one is sampled", lambda: managed.status("one")["mdq_connected"], 60)
+    wait_until("and counts", lambda: managed.status("one")["processed"] > 0, 60)
+    os.kill(managed.supervisor(), signal.SIGKILL)
+    # Whether its workers have ended by then or not.
+    wait_until("it is seen", lambda: not managed.status("one")["alive"], 60)
+    wait_until("of the other, too", lambda: not managed.status("two")["alive"], 60)
+    one = managed.status("one")
+    assert (one["ready"], one["states"], one["pids"], one["running"]) == (0, [], [], False)
+    assert not one["mdq_connected"] and one["processed"] > 0
+    said = (managed.directory / "log").read_text()
+    assert said.count("the supervisor of 'managed' ended by itself (signal 9)") == 1
+    assert "restarts its workers any more, and they end: one, two." in said
+    # An end that was asked for is nothing to tell.
+    assert managed.do("manager.start_worker('one', Plain, name='anew')") is None
+    assert managed.do("manager.stop_all()") is True
+    assert managed.status("one")["states"] == []
+    assert (managed.directory / "log").read_text().count("ended by itself") == 1
+
+
+@pytest.mark.parametrize("way", ["stop_process", "stop_all", "end"])
+def test_the_grace_holds_wherever_no_time_is_said(tmp_path: Path, way: str) -> None:
+    program = (
+        "import sys\n"
+        "from libtelemetry.fleet import ProcessManager, _manager\n"
+        "ask = _manager._Supervisor.ask\n"
+        "def shown(self, request, memory=None):\n"
+        "    if request['do'] != 'start': print(request, flush=True)\n"
+        "    ask(self, request, memory)\n"
+        "_manager._Supervisor.ask = shown\n"
+        "manager = ProcessManager(grace=0.3, kill=0.2)\n"
+        "manager.start_worker('deaf', 'python_workers:deaf')\n"
+        "sys.stdin.readline()\n"
+        "if sys.argv[1] == 'stop_process': assert manager.stop_process('deaf') is True\n"
+        "if sys.argv[1] == 'stop_all': assert manager.stop_all() is True\n"
+    )
+    with subprocess.Popen(
+        [str(BIN / "python"), "-c", program, way],
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        app = App.__new__(App)
+        app.directory = tmp_path
+        wait_until("it is deaf", lambda: app.notes("begin", name="deaf"), 60)
+        asked, _ = process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    # How long the supervisor gives its workers, asked by the manager's methods or at its end.
+    requests = [ast.literal_eval(line) for line in asked.splitlines()]
+    assert requests and {request["timeout"] for request in requests} == {0.3}
+    wait_until("nobody is left", lambda: not harness.members(process.pid), 60)

@@ -49,6 +49,8 @@ class _Supervisor:
         ours.settimeout(_ANSWER_S)
         self.channel = ours
         self.board = -1
+        # Whether nobody need be told any more that it ended.
+        self.may_end = False
         with theirs:
             fd = theirs.fileno()
             # A session of its own: a terminal's Ctrl-C is the manager's.
@@ -150,7 +152,7 @@ class ProcessManager:
             )
             memory = _target.pack(spec)
             try:
-                if self._supervisor is None or not self._supervisor.runs():
+                if not self._is_supervised():
                     self._bury()
                     self._supervisor = _Supervisor(self._keys)
                 self._starts[name] = self._starts.get(name, 0) + 1
@@ -163,17 +165,19 @@ class ProcessManager:
             self._past.pop(name, None)
             _wait(lambda: self._is_there(name), _ANSWER_S)
 
-    def stop_process(self, name: str, timeout: float = 10.0) -> bool:
-        """Stop that worker within `timeout` seconds, by force then; whether it has ended.
+    def stop_process(self, name: str, timeout: float | None = None) -> bool:
+        """Stop that worker within `timeout` seconds (None: grace), by force then; whether it has
+        ended.
 
         One that has ended already stays so. Raises KeyError for a name that was never started.
         """
         with self._here():
             self._known(name)
+            timeout = self._grace() if timeout is None else timeout
             supervisor = self._supervisor
             if name in self._past or supervisor is None:
                 return True
-            if not supervisor.runs():
+            if not self._is_supervised():
                 return self._end_orphans(timeout)
             supervisor.ask({"do": "stop", "name": self._names[name], "timeout": timeout})
             pids = self._status(name)["pids"]
@@ -181,16 +185,18 @@ class ProcessManager:
         _await_ends(pids, timeout + _SLACK_S)
         return _wait(lambda: not self.get_status(name)["alive"], 2.0)
 
-    def stop_all(self, timeout: float = 25.0) -> bool:
-        """Stop all at once, all within `timeout` seconds, and the supervisor; whether all have
-        ended.
+    def stop_all(self, timeout: float | None = None) -> bool:
+        """Stop all at once, all within `timeout` seconds (None: grace), and the supervisor; whether
+        all have ended.
         """
         with self._here():
+            timeout = self._grace() if timeout is None else timeout
             supervisor = self._supervisor
             if supervisor is None:
                 return True
             try:
-                if supervisor.runs():
+                if self._is_supervised():
+                    supervisor.may_end = True
                     with contextlib.suppress(OSError):
                         supervisor.ask({"do": "stop_all", "timeout": timeout})
                     supervisor.process.wait(timeout + _SLACK_S)
@@ -240,14 +246,40 @@ class ProcessManager:
             return dict(self._past[name])
         if self._supervisor is None:
             return summary({}, self._names[name])
-        found = summary(self._supervisor.document(), self._names[name])
-        if found["alive"] and not self._supervisor.runs():
+        supervised = self._is_supervised()
+        document = self._supervisor.document()
+        for one in () if supervised else document.get("workers", ()):
             # Nobody writes any more which of them live.
-            found["pids"] = [pid for pid in found["pids"] if _leads(pid)]
-            found["pid"] = found["pids"][0] if found["pids"] else None
-            found["alive"] = bool(found["pids"])
+            if one["pid"] is None or not _leads(one["pid"]):
+                one.update(pid=None, state="empty")
+        found = summary(document, self._names[name])
         found["running"] = found["running"] and found["alive"]
         return found
+
+    def _is_supervised(self) -> bool:
+        """Whether the supervisor runs; that it died is said once, by whoever comes to know it."""
+        if self._supervisor is None:
+            return False
+        if self._supervisor.runs():
+            return True
+        if not self._supervisor.may_end:
+            self._supervisor.may_end = True
+            code = self._supervisor.process.returncode
+            lost = [name for name in self._names if name not in self._past]
+            # Only now that there is something to say.
+            import logging
+
+            logging.getLogger("libtelemetry.fleet").error(
+                "the supervisor of %r ended by itself (%s): nothing restarts its workers any more, "
+                "and they end: %s. start_worker starts them again",
+                self._keys["name"],
+                f"signal {-code}" if code < 0 else f"status {code}",
+                ", ".join(lost) or "none",
+            )
+        return False
+
+    def _grace(self) -> float:
+        return _fleet._number(_fleet._json_keys(self._keys), "grace_ms") / 1000
 
     def _is_there(self, name: str) -> bool:
         """Whether its process has begun, or could not."""
@@ -256,7 +288,7 @@ class ProcessManager:
 
     def _has_ended(self, name: str) -> bool:
         """Whether nothing is there any more, and nothing will be."""
-        if name in self._past or self._supervisor is None or not self._supervisor.runs():
+        if name in self._past or not self._is_supervised():
             return True
         return not self._status(name)["states"]
 
