@@ -277,3 +277,21 @@ def decode(requests: list[str]) -> list[dict[str, Any]]:
                         {**span, "scope": scope["scope"], "resource": resource["resource"]}
                     )
     return json.loads(json.dumps(found))  # type: ignore[no-any-return] # JSON is Any
+
+
+def long_prompts(host: str, sizes: list[int]) -> list[int]:
+    """Spans with inputs of those sizes; with keys that leave less room, the client opens, too."""
+    accepted = []
+    for keys in ({}, {"queue_bytes": 1 << 20}):
+        client = make(host)
+        native = install(client, spans=not keys, **keys)
+        for size in () if keys else sizes:
+            with client.start_as_current_observation(name=f"prompt of {size}") as span:
+                span.update(input="x" * size)
+        for _ in sizes:
+            client.create_score(name="short", value=1)
+        client.flush()
+        client.shutdown()
+        accepted.append(native.stats().accepted)
+        LangfuseResourceManager.reset()
+    return accepted

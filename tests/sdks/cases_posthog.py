@@ -262,3 +262,15 @@ def killed(host: str, spool: str, count: int) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     client.flush()
     return native.stats().recovered
+
+
+def small_queue(host: str) -> int:
+    """What an event may have of it shrinks with it; how many were captured."""
+    client = Posthog(KEY, host=host)
+    install(client, queue_bytes=1 << 20)
+    captures = [client.capture, *filter(None, [getattr(client, "capture_ai", None)])]
+    for capture in captures:
+        capture("$ai_generation", distinct_id="u-1", properties={"$ai_input": "x" * 300_000})
+    client.flush()
+    client.shutdown()
+    return len(captures)

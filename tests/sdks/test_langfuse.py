@@ -151,3 +151,10 @@ def test_spans_stay_where_they_are_asked_to(age: str, sink: Sink) -> None:
 def test_without_keys_nothing_is_sent(age: str, sink: Sink) -> None:
     assert run(age, "cases_langfuse.without_keys", sink.url) == [0]
     assert sink.requests == []
+
+
+def test_long_prompts_arrive(age: str, sink: Sink) -> None:
+    sizes = [300_000, 3_000_000]
+    assert run(age, "cases_langfuse.long_prompts", sink.url, sizes) == [2, 2]
+    found = {one["name"] for one in spans(sink, age)}
+    assert found == {f"prompt of {size}" for size in sizes}

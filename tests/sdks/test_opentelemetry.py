@@ -269,3 +269,72 @@ def test_nothing_imports_opentelemetry_unasked() -> None:
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
     )
     subprocess.run([sys.executable, "-c", code], env=sdk_environment("newest"), check=True)
+
+
+LARGE = """
+import json, logging, sys
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.trace import TracerProvider
+from libtelemetry.integrations.opentelemetry import LogRecordProcessor, SpanProcessor
+
+said = []
+logger = logging.getLogger("libtelemetry.opentelemetry")
+logger.addFilter(lambda line: said.append(line.getMessage()))
+keys = json.loads(sys.argv[2])
+spans, logs = SpanProcessor(sys.argv[1], **keys), LogRecordProcessor(sys.argv[1], **keys)
+tracers, loggers = TracerProvider(), LoggerProvider()
+tracers.add_span_processor(spans)
+loggers.add_log_record_processor(logs)
+for size in json.loads(sys.argv[3]):
+    tracers.get_tracer("lib").start_span(f"{size}", attributes={"prompt": "x" * size}).end()
+    loggers.get_logger("lib").emit(body="x" * size)
+assert spans.force_flush() and logs.force_flush()
+print(json.dumps([said, spans.client.stats().dropped_too_large, logs.client.stats().delivered]))
+"""
+
+
+@pytest.mark.parametrize("age", AGES)
+def test_long_prompts_are_delivered_and_what_is_too_long_is_told(age: str, sink: OtlpSink) -> None:
+    sizes = [300_000, 5_000_000, 4_000_000]
+    said, dropped, delivered = run_with_sdk(age, LARGE, sink.url, "{}", json.dumps(sizes))
+    assert (dropped, delivered, len(said)) == (1, 2, 2), said
+    assert said[0].startswith("a span of 5000") and "larger than max_event_bytes" in said[0]
+    assert said[1].startswith("a log record of 5000")
+    spans = {one["name"]: one["attributes"] for one in sink.records() if "name" in one}
+    assert {name: len(one["prompt"]) for name, one in spans.items()} == {
+        "300000": 300_000,
+        "4000000": 4_000_000,
+    }
+
+
+SIZES = """
+import json, os, sys
+from opentelemetry.sdk.trace import TracerProvider
+from libtelemetry.integrations.opentelemetry import SpanProcessor
+
+found = []
+for keys, env in json.loads(sys.argv[2]):
+    os.environ.update(env)
+    processor, provider = SpanProcessor(sys.argv[1], **keys), TracerProvider()
+    provider.add_span_processor(processor)
+    for size in (500_000, 5_000_000):
+        provider.get_tracer("lib").start_span("s", attributes={"prompt": "x" * size}).end()
+    processor.client.flush(30)
+    found.append([processor.client.stats().dropped_too_large, processor.client.stats().delivered])
+print(json.dumps(found))
+"""
+
+
+def test_what_is_said_of_sizes_holds(sink: OtlpSink) -> None:
+    """A small queue has room for smaller records, and is not refused."""
+    mib = 1 << 20
+    large = {"segment_bytes": 8 * mib, "max_event_bytes": 8_000_000, "queue_bytes": 32 * mib}
+    cases = [
+        ({"queue_bytes": 2 * mib}, {}),
+        ({"queue_bytes": mib // 8}, {}),
+        ({"max_event_bytes": 1000}, {}),
+        (large, {}),
+        ({}, {"TELEMETRY_QUEUE_BYTES": str(2 * mib)}),
+    ]
+    found = run_with_sdk("newest", SIZES, sink.url, json.dumps(cases))
+    assert found == [[1, 1], [2, 0], [2, 0], [0, 2], [1, 1]]

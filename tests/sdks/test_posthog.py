@@ -119,3 +119,8 @@ def test_with_a_spool_a_kill_loses_nothing(sink: Sink, tmp_path: Path) -> None:
     assert sink.requests == []
     assert run("newest", "cases_posthog.killed", sink.url, str(tmp_path), 0) == 5
     assert sorted(one["properties"]["n"] for one in sink.events("/batch/")) == list(range(5))
+
+
+def test_a_small_queue_is_no_mistake(age: str, sink: Sink) -> None:
+    found = run(age, "cases_posthog.small_queue", sink.url)
+    assert found == len(sink.events("/batch/") + sink.events("/i/v0/ai/batch/")) > 0

@@ -32,6 +32,13 @@ FLUSH_SECONDS = 10.0
 # An SDK's request that is on its way ends by the SDK's own time-out, 15 s at most.
 END_SECONDS = 20.0
 
+# The library's defaults, and what a segment has beside an event.
+_EVENT_BYTES = 256 << 10
+_SEGMENT_BYTES = 1 << 20
+_QUEUE_BYTES = 16 << 20
+_OVERHEAD = 512
+_PAGE = 4096
+
 # Put on an SDK's queue to wake the thread that waits there. Not an event.
 WAKE: dict[str, Any] = {"$libtelemetry": "wake"}
 
@@ -139,12 +146,30 @@ def open_client(defaults: dict[str, Any], keys: dict[str, Any]) -> Client:
     return Client(**both)
 
 
-def room_for(size: int, keys: dict[str, Any]) -> int | None:
-    """`size` as ``max_event_bytes``, unless somebody has set that, or what it depends on."""
-    names = ("max_event_bytes", "segment_bytes")
-    if any(name in keys or f"TELEMETRY_{name.upper()}" in os.environ for name in names):
-        return None
-    return size
+def room_for(size: int, keys: dict[str, Any]) -> dict[str, int]:
+    """Keys for events of up to `size` bytes, or as large as the queue or the spool that `keys` or
+    the environment sets has room for. None if somebody has said how large an event may be.
+    """
+    said = {
+        name: os.environ.get(f"TELEMETRY_{name.upper()}") if keys.get(name) is None else keys[name]
+        for name in ("max_event_bytes", "segment_bytes", "queue_bytes", "spool_max_bytes")
+    }
+    if said["max_event_bytes"] is not None or said["segment_bytes"] is not None:
+        return {}
+    segment = max(_SEGMENT_BYTES, (size + _OVERHEAD + _PAGE - 1) // _PAGE * _PAGE)
+    for name in ("queue_bytes", "spool_max_bytes"):
+        if said[name] is None:
+            continue
+        try:
+            segment = min(segment, int(said[name]) // 2 // _PAGE * _PAGE)
+        except (TypeError, ValueError):  # the library refuses it, and says why
+            return {}
+    if segment - _OVERHEAD <= _EVENT_BYTES:
+        return {}  # the library's own defaults fit themselves in
+    found = {"max_event_bytes": min(size, segment - _OVERHEAD), "segment_bytes": segment}
+    if said["queue_bytes"] is None:
+        found["queue_bytes"] = max(_QUEUE_BYTES, 8 * size)
+    return found
 
 
 def runs(thread: Any) -> bool:

@@ -150,7 +150,7 @@ def _settings(resources: Any, shape: _Shape, keys: dict[str, Any]) -> dict[str, 
             **(resources.additional_headers or {}),
         },
         "timeout_ms": int(resources.timeout * 1000) if resources.timeout else None,
-        "max_event_bytes": room_for(_EVENT_BYTES, keys),
+        **room_for(_EVENT_BYTES, keys),
     }
 
 

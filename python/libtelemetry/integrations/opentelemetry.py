@@ -12,6 +12,9 @@ or uWSGI forks works in every worker.
 
 ``OTEL_EXPORTER_OTLP_ENDPOINT``, ``_HEADERS`` and the like are read by the library; the arguments
 are those of `Client` and win. What the spans carry (resource, limits, sampling) stays the SDK's.
+
+A span or a log record may have 4 MiB (``max_event_bytes``), in a queue of 32 MiB, or less if
+``queue_bytes`` or ``spool_max_bytes`` is small; a larger one is dropped, counted and logged.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ except ImportError as error:
 
 from .. import Client
 from . import _otlp
+from ._sdk import room_for
 
 __all__ = ["LogRecordExporter", "LogRecordProcessor", "SpanExporter", "SpanProcessor"]
 
@@ -48,14 +52,21 @@ _LogResult: Any = getattr(_logs_export, "LogRecordExportResult", None) or getatt
 )
 
 
+# The SDK has no limit, and prompts are long. Collectors take 4 MiB by gRPC, 20 MiB by HTTP.
+_RECORD_BYTES = 4 << 20
+
+
 class _Outlet:
     """A client, and what the SDK calls at the end of things."""
 
     _format: str
 
     def __init__(self, endpoint: str | None = None, **keys: Any) -> None:
-        self.client = Client(endpoint, format=self._format, **keys)
+        self.client = Client(
+            endpoint, format=self._format, **{**room_for(_RECORD_BYTES, keys), **keys}
+        )
         self._requests = _otlp.Requests()
+        self._too_large = 0
 
     def force_flush(self, timeout_millis: float | None = 30000) -> bool:
         """Send what this process has ended; True if nothing waits any more."""
@@ -75,7 +86,7 @@ class _Outlet:
         request = self._requests.request(
             span.resource, span.instrumentation_scope, _otlp.span(span)
         )
-        return self.client.enqueue(request)
+        return self._put(request, "span")
 
     def _put_log(self, data: Any) -> bool:
         # A ReadableLogRecord, a ReadWriteLogRecord, or, before 1.39, a LogData.
@@ -87,7 +98,18 @@ class _Outlet:
         request = self._requests.request(
             resource, data.instrumentation_scope, _otlp.log(record, dropped)
         )
-        return self.client.enqueue(request)
+        return self._put(request, "log record")
+
+    def _put(self, request: bytes, what: str) -> bool:
+        if self.client.enqueue(request):
+            return True
+        # Of this process; in a child they begin at 0.
+        too_large, self._too_large = self._too_large, self.client.stats().dropped_too_large
+        if self._too_large > too_large or 0 < self._too_large < too_large:
+            _logger.warning(
+                "a %s of %d bytes is dropped: larger than max_event_bytes", what, len(request)
+            )
+        return False
 
 
 class SpanProcessor(_Outlet, _SpanProcessor):  # type: ignore[misc] # typed only where the SDK is

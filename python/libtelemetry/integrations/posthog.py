@@ -80,7 +80,7 @@ def install(client: Any, **keys: Any) -> Client:
         )
 
     settings = _settings(sdk, keys)
-    native = open_client({**settings, "max_event_bytes": room_for(_EVENT_BYTES, keys)}, keys)
+    native = open_client({**settings, **room_for(_EVENT_BYTES, keys)}, keys)
     wait = float(sdk.timeout) if sdk.sync_mode else None
     if getattr(sdk, "on_error", None) is not None:
         _log.warning("libtelemetry: on_error is not called; see Client.stats and dead_letter")
@@ -137,14 +137,11 @@ def _ai_client(settings: dict[str, Any], keys: dict[str, Any]) -> Callable[[], C
     more = {key: value for key, value in keys.items() if key != "format"}
     if "name" in more:
         more["name"] += "-ai"
-    size = room_for(_AI_EVENT_BYTES, keys)
     defaults = {
         **settings,
         "endpoint": host + "/i/v0/ai/batch/",
         "format": "posthog",
-        "max_event_bytes": size,
-        "segment_bytes": size and 2 * size,
-        "queue_bytes": size and 8 * size,
+        **room_for(_AI_EVENT_BYTES, keys),
     }
     return lambda: open_client(defaults, more)
 
