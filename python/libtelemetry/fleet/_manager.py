@@ -152,13 +152,14 @@ class ProcessManager:
             )
             memory = _target.pack(spec)
             try:
-                if not self._is_supervised():
+                supervisor = self._supervised()
+                if supervisor is None:
                     self._bury()
-                    self._supervisor = _Supervisor(self._keys)
+                    supervisor = self._supervisor = _Supervisor(self._keys)
                 self._starts[name] = self._starts.get(name, 0) + 1
                 again = f":{self._starts[name]}" if self._starts[name] > 1 else ""
                 request = {"do": "start", "name": name + again, "limits": limits}
-                self._supervisor.ask(request, memory)
+                supervisor.ask(request, memory)
             finally:
                 os.close(memory)
             self._names[name] = name + again
@@ -177,7 +178,7 @@ class ProcessManager:
             supervisor = self._supervisor
             if name in self._past or supervisor is None:
                 return True
-            if not self._is_supervised():
+            if not self._supervised():
                 return self._end_orphans(timeout)
             supervisor.ask({"do": "stop", "name": self._names[name], "timeout": timeout})
             pids = self._status(name)["pids"]
@@ -195,7 +196,7 @@ class ProcessManager:
             if supervisor is None:
                 return True
             try:
-                if self._is_supervised():
+                if self._supervised():
                     supervisor.may_end = True
                     with contextlib.suppress(OSError):
                         supervisor.ask({"do": "stop_all", "timeout": timeout})
@@ -246,9 +247,8 @@ class ProcessManager:
             return dict(self._past[name])
         if self._supervisor is None:
             return summary({}, self._names[name])
-        supervised = self._is_supervised()
         document = self._supervisor.document()
-        for one in () if supervised else document.get("workers", ()):
+        for one in () if self._supervised() else document.get("workers", ()):
             # Nobody writes any more which of them live.
             if one["pid"] is None or not _leads(one["pid"]):
                 one.update(pid=None, state="empty")
@@ -256,12 +256,10 @@ class ProcessManager:
         found["running"] = found["running"] and found["alive"]
         return found
 
-    def _is_supervised(self) -> bool:
-        """Whether the supervisor runs; that it died is said once, by whoever comes to know it."""
-        if self._supervisor is None:
-            return False
-        if self._supervisor.runs():
-            return True
+    def _supervised(self) -> _Supervisor | None:
+        """The supervisor, if it runs; that it died is said once, by whoever comes to know it."""
+        if self._supervisor is None or self._supervisor.runs():
+            return self._supervisor
         if not self._supervisor.may_end:
             self._supervisor.may_end = True
             code = self._supervisor.process.returncode
@@ -276,7 +274,7 @@ class ProcessManager:
                 f"signal {-code}" if code < 0 else f"status {code}",
                 ", ".join(lost) or "none",
             )
-        return False
+        return None
 
     def _grace(self) -> float:
         return _fleet._number(_fleet._json_keys(self._keys), "grace_ms") / 1000
@@ -288,7 +286,7 @@ class ProcessManager:
 
     def _has_ended(self, name: str) -> bool:
         """Whether nothing is there any more, and nothing will be."""
-        if name in self._past or not self._is_supervised():
+        if name in self._past or not self._supervised():
             return True
         return not self._status(name)["states"]
 

@@ -150,7 +150,7 @@ def room_for(size: int, keys: dict[str, Any]) -> dict[str, int]:
     """Keys for events of up to `size` bytes, or as large as the queue or the spool that `keys` or
     the environment sets has room for. None if somebody has said how large an event may be.
     """
-    said = {
+    said: dict[str, Any] = {
         name: os.environ.get(f"TELEMETRY_{name.upper()}") if keys.get(name) is None else keys[name]
         for name in ("max_event_bytes", "segment_bytes", "queue_bytes", "spool_max_bytes")
     }
