@@ -19,11 +19,12 @@ if not __package__:
 
 import os
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from .._native import ConfigError, LibraryNotFound
 
 _USAGE = 64
+_NO_WORKER = 71
 
 
 def worker(fd: int) -> int:
@@ -71,11 +72,17 @@ def command(arguments: list[str]) -> int:
     """The command line; see ``--help``."""
     import argparse
 
-    parser = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            self.print_usage(sys.stderr)
+            self.exit(_USAGE, f"{self.prog}: {message}\n")
+
+    parser = Parser(
         prog="python -m libtelemetry.fleet",
         description="Run workers under a supervisor that restarts them, until TERM or INT.",
-        epilog="Exit status: 0; 1 if a worker had to be killed; 64 for a mistake here; 69 without "
-        "the required health endpoint; 70 after too many restarts.",
+        epilog="Exit status: 0; 1 if a worker had to be killed; 64 for a mistake here, or a target "
+        "that cannot be imported; 69 without the required health endpoint; 70 after too many "
+        "restarts; 71 if no worker can be started.",
     )
     parser.add_argument(
         "target", help="package.module:name of a function, coroutine function or class"
@@ -85,7 +92,9 @@ def command(arguments: list[str]) -> int:
         "--name", help="what status and logs call them (default: the target's name)"
     )
     parser.add_argument("--health", metavar="HOST:PORT", help="where the health endpoint listens")
-    parser.add_argument("--mode", choices=("auto", "fork", "zygote", "exec"), default="zygote")
+    parser.add_argument(
+        "--mode", choices=("auto", "fork", "zygote", "exec"), help="how they start (default zygote)"
+    )
     parser.add_argument("--grace", type=float, metavar="SECONDS", help="from TERM to KILL")
     parser.add_argument(
         "--stale", type=float, metavar="SECONDS", help="the oldest that a beat may be"
@@ -96,27 +105,41 @@ def command(arguments: list[str]) -> int:
         default=[],
         type=_pair,
         metavar="KEY=VALUE",
-        help="any key of the configuration, as JSON has it: --set max_items=1000",
+        help="any other key of Fleet or of the configuration, as JSON has it: --set surge=2",
     )
     parser.add_argument(
         "--kwargs", type=_object, default={}, metavar="JSON", help="what the target is called with"
     )
     parser.add_argument(
-        "--auto-instrument", action="store_true", help="OpenTelemetry's automatic instrumentation"
+        "--auto-instrument",
+        action="store_true",
+        default=None,
+        help="OpenTelemetry's automatic instrumentation",
     )
     said = parser.parse_args(arguments)
     from ._fleet import Fleet
 
     name = said.name or said.target.rpartition(":")[2]
-    keys = dict(health=said.health, grace=said.grace, stale=said.stale, **dict(said.set))
-    keys.setdefault("name", name.replace(":", "_").replace("/", "_"))
     try:
-        fleet = Fleet(mode=said.mode, auto_instrument=said.auto_instrument, **keys)
+        keys: dict[str, Any] = {}
+        options = ("health", "mode", "grace", "stale", "auto_instrument")
+        given = [(option, getattr(said, option)) for option in options]
+        for key, value in [*(one for one in given if one[1] is not None), *said.set]:
+            if key in keys:
+                raise ConfigError(f"{key} is given twice: {keys[key]!r} and {value!r}")
+            keys[key] = value
+        keys.setdefault("mode", "zygote")
+        keys.setdefault("name", name.replace(":", "_").replace("/", "_"))
+        fleet = Fleet(**keys)
+        fleet._await_first()
         fleet.start_worker(name, said.target, said.count, said.kwargs)
         return fleet.run()
     except (ConfigError, LibraryNotFound) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return _USAGE
+    except OSError as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return _NO_WORKER
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ import traceback
 from typing import Any, Callable
 
 from .._client import set_worker
-from . import _trace
+from . import _first, _trace
 from ._api import DUMPS, api
 from ._target import Shape, Spec, describe, resolve
 from ._worker import AsyncWorker, Worker, _set_current
@@ -124,8 +124,15 @@ def _run(spec: Spec, how: str) -> int:
         native.flag(pointer, DUMPS, 1)
     if spec.auto_instrument:
         _trace.instrument()
-    target = resolve(spec.target)
-    shape = describe(target, spec.kwargs)
+    try:
+        target = resolve(spec.target)
+        shape = describe(target, spec.kwargs)
+    except Exception as error:  # its module may raise anything
+        _first.could_not(spec.first, spec.target, error)
+        return 1
+    _first.could(spec.first)
+    if how != "inline":
+        _first.close(spec.first)
     worker = (AsyncWorker if shape.is_async else Worker)(
         native,
         pointer,

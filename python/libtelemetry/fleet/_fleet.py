@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, Callable, NamedTuple, Union
 
 from .._native import ConfigError
-from . import _child, _target, _trace
+from . import _child, _first, _target, _trace
 from ._api import Api, ForkFn, PrepareFn, WatchFn, WorkerFn, api
 from ._status import summary
 from ._target import Spec
@@ -121,11 +121,16 @@ class Fleet:
             healthy_after=healthy_after,
             on_intensity=on_intensity,
             require_probe=require_probe,
-            runtime_dir=None if runtime_dir is None else os.fspath(runtime_dir),
+            runtime_dir=os.fspath(runtime_dir)
+            if isinstance(runtime_dir, os.PathLike)
+            else runtime_dir,
             max_workers=max_workers,
             surge=surge,
             allow_threads=allow_threads,
-            counters=None if counters is None else list(counters),
+            # Text is a sequence, and none of names.
+            counters=list(counters)
+            if isinstance(counters, Sequence) and not isinstance(counters, (str, bytes))
+            else counters,
             inline=inline or None,
             **keys,
         )
@@ -140,6 +145,9 @@ class Fleet:
         self._wishes: collections.deque[Callable[[], None]] = collections.deque()
         self._wake: tuple[int, int] | None = None
         self._watches: dict[int, Any] = {}
+        self._first: _first.Pair | None = None
+        if mode == "zygote":
+            self._await_first()
         self._make()
 
     # ---- the C side of it ----
@@ -170,6 +178,7 @@ class Fleet:
 
     def _add(self, group: _Group, how: str) -> None:
         spec, limits = plan(group, self._config, self._auto_instrument, how)
+        spec = spec._replace(first=self._first)
         if how == "exec":
             memory = _target.pack(spec)
             self._memory.append(memory)
@@ -196,7 +205,7 @@ class Fleet:
     def _add_program(self, name: str, count: int, limits: dict[str, Any], memory: int) -> None:
         """Workers whose `Spec` is in that memory file, which stays open as long as the fleet."""
         kept = limits.get("keep_fds", self._config.get("keep_fds", []))
-        limits = {**limits, "keep_fds": [*kept, memory]}
+        limits = {**limits, "keep_fds": [*kept, memory, *(self._first or ())]}
         argv = program("--worker", str(memory), name)
         array = (ctypes.c_char_p * (len(argv) + 1))(*map(os.fsencode, argv), None)
         self._api.check(
@@ -272,12 +281,17 @@ class Fleet:
             self._make_again("exec")
         self._open_ear()
         self._running = True
+        if self._first is not None:
+            self.watch(self._first[0], self._hear_first)
         _child.flush_output()
         try:
             code = int(self._api.run(self._handle))
         finally:
             self._running = False
             self._close_ear()
+        why = self._first and _first.heard(self._first)
+        if why:
+            raise ConfigError(why)
         if code == 64:
             raise ConfigError(self._api.error_text(1))
         if code == 71:
@@ -411,6 +425,18 @@ class Fleet:
         for fd in wake:
             os.close(fd)
 
+    def _await_first(self) -> None:
+        """Have `run` raise ConfigError if the first process that loads the targets cannot."""
+        if self._first is not None:
+            return
+        self._first = _first.pair()
+        weakref.finalize(self, _close_first, self._first, os.getpid()).atexit = False
+
+    def _hear_first(self, fd: int) -> None:
+        self.watch(fd, None)
+        if self._first is not None and _first.heard(self._first):
+            self.stop_all()
+
     def _make_again(self, how: str) -> None:
         """Threads were started since the groups were added: the same, in another way."""
         watches = dict(self._watches)
@@ -497,28 +523,36 @@ def _fork(_user: Any) -> int:
 
 def _prepare_of(fleet: weakref.ref[Fleet]) -> Callable[[Any], int]:
     def prepare(_user: Any) -> int:
-        try:
-            mine = fleet()
-            for group in mine._groups if mine is not None else ():
-                _target.resolve(group.target)
-            if _threads() > 1 and not (mine is not None and mine._config.get("allow_threads")):
-                names = ", ".join(t.name for t in threading.enumerate()[1:]) or "not Python's"
-                sys.stderr.write(
-                    f"libtelemetry.fleet: what the zygote imported started threads ({names}), "
-                    "beside which no worker can be forked: use mode 'exec', or start them in "
-                    "the workers\n"
-                )
-                return _child.CONFIG
+        mine = fleet()
+        if mine is None:
             return 0
-        except BaseException:
+        target: Any = None
+        try:
+            for group in mine._groups:
+                target = group.target
+                _target.describe(_target.resolve(target), group.kwargs)
+            if _threads() > 1 and not mine._config.get("allow_threads"):
+                names = ", ".join(t.name for t in threading.enumerate()[1:]) or "not Python's"
+                raise ConfigError(
+                    f"what the zygote imported for {target!r} started threads ({names}), beside "
+                    "which no worker can be forked: use mode 'exec', or start them in the workers"
+                )
+            _first.could(mine._first)
+            return 0
+        except BaseException as error:
             with contextlib.suppress(BaseException):
-                traceback.print_exc()
+                _first.could_not(mine._first, target, error)
             return _child.CONFIG
         finally:
             with contextlib.suppress(BaseException):
                 _child.flush_output()
 
     return prepare
+
+
+def _close_first(fds: _first.Pair, pid: int) -> None:
+    if os.getpid() == pid:
+        _first.close(fds)
 
 
 def _free(native: Api, handle: Any, memory: list[int], board: tuple[int, object], pid: int) -> None:

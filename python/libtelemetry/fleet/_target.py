@@ -41,6 +41,8 @@ class Spec(NamedTuple):
     counters: tuple[str, ...]
     auto_instrument: bool
     fleet: str
+    # Where the first process says whether it could load the target; see `_first`.
+    first: tuple[int, int] | None = None
 
 
 class Shape(NamedTuple):

@@ -1,0 +1,98 @@
+"""Targets that cannot be imported: told as the mistake that they are, in every mode."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from python_kit import App, environment
+
+MODES = ("fork", "zygote", "exec")
+
+GOOD = """
+from libtelemetry.fleet import Worker
+import python_workers
+def work(worker: Worker) -> None:
+    python_workers.note("works")
+    worker.ready()
+    worker.stopping.wait()
+"""
+
+BAD = {
+    "not_there:work": "target 'not_there:work' cannot be imported: ModuleNotFoundError: No module",
+    "mine:other": "target is 'mine:other': module mine has no other",
+    "raises:work": "target 'raises:work' cannot be imported: RuntimeError: no database (",
+    "syntax:work": "target 'syntax:work' cannot be imported: SyntaxError: ",
+    "mine:number": "'mine:number': target is 3; allowed: a function",
+}
+
+
+def write(directory: Path) -> None:
+    """The modules."""
+    (directory / "mine.py").write_text(GOOD + "number = 3\n")
+    (directory / "raises.py").write_text("def f():\n    raise RuntimeError('no\\ndatabase')\nf()\n")
+    (directory / "syntax.py").write_text("def f(:\n")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_command_names_target_and_reason(tmp_path: Path, mode: str) -> None:
+    write(tmp_path)
+    # One after the other would take a second each.
+    running = {
+        target: subprocess.Popen(
+            [sys.executable, "-m", "libtelemetry.fleet", target, "--mode", mode, "-n", "2"],
+            env=environment(tmp_path),
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for target in BAD
+    }
+    for target, process in running.items():
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 64, said
+        own = [line for line in said.splitlines() if line.startswith("python -m libtelemetry.")]
+        assert len(own) == 1 and own[0].endswith(said.splitlines()[-1]), said
+        assert own[0].startswith(f"python -m libtelemetry.fleet: {BAD[target]}"), said
+        # What is the user's own is shown, what is the package's is not.
+        assert "libtelemetry/fleet/" not in said and "importlib" not in said, said
+        assert (said.count("Traceback") > 0) == (target == "raises:work"), said
+
+
+@pytest.mark.parametrize("mode", ["fork", "exec"])
+def test_a_reload_that_cannot_be_imported_is_told_and_repaired(tmp_path: Path, mode: str) -> None:
+    write(tmp_path)
+    health = f"unix:{tmp_path / 'health'}"
+    argv = ["-B", "-m", "libtelemetry.fleet", "mine:work", "--health", health, "--mode", mode]
+    argv += ["--set", "stale=30", "--set", "backoff_cap=0.1", "--grace", "5"]
+    with App(tmp_path, argv=argv) as app:
+        app.until_ready()
+        (tmp_path / "mine.py").write_text("raise RuntimeError('a bad deploy')\n")
+        app.process.send_signal(signal.SIGHUP)
+        why = "libtelemetry.fleet: target 'mine:work' cannot be imported: RuntimeError: a bad "
+        app.wait_for("it is told", lambda: why + "deploy" in app.output())
+        app.wait_for("it ends", lambda: "reload_stopped" in str(app.get("/status")[1]))
+        assert app.process.poll() is None and "python -m libtelemetry" not in app.output()
+        (tmp_path / "mine.py").write_text(GOOD)
+        app.process.send_signal(signal.SIGHUP)
+        app.wait_for("the new one works", lambda: len(app.notes("works")) == 2)
+        assert app.stop() == 0, app.output()
+
+
+def test_a_fleet_of_a_zygote_raises_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "from libtelemetry import ConfigError\n"
+        "from libtelemetry.fleet import Fleet\n"
+        "fleet = Fleet(mode='zygote')\n"
+        "fleet.start_worker('good', 'python_workers:bare')\n"
+        "fleet.start_worker('bad', 'not_there:work')\n"
+        "try: fleet.run()\n"
+        "except ConfigError as error: print('refused:', error)\n"
+    )
+    with App(tmp_path, argv=["program.py"]) as app:
+        assert app.process.wait(60) == 0, app.output()
+        assert "refused: target 'not_there:work' cannot be imported: ModuleNot" in app.output()
