@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from python_kit import App, environment
+from python_kit import App, environment, run
 
 MODES = ("fork", "zygote", "exec")
 
@@ -96,3 +96,58 @@ def test_a_fleet_of_a_zygote_raises_what_it_is(tmp_path: Path) -> None:
     with App(tmp_path, argv=["program.py"]) as app:
         assert app.process.wait(60) == 0, app.output()
         assert "refused: target 'not_there:work' cannot be imported: ModuleNot" in app.output()
+
+
+def test_targets_without_a_file_and_arguments_without_names_are_refused(tmp_path: Path) -> None:
+    code = (
+        "from libtelemetry import ConfigError\n"
+        "from libtelemetry.fleet import Fleet, ProcessManager\n"
+        "def work(): pass\n"
+        "for call in (\n"
+        "    lambda: ProcessManager().start_worker('m', work),\n"
+        "    lambda: Fleet(mode='exec').start_worker('f', work),\n"
+        "    lambda: Fleet(mode='fork').start_worker('f', work, kwargs=[1]),\n"
+        "    lambda: Fleet(counters='abc'),\n"
+        "):\n"
+        "    try: call()\n"
+        "    except ConfigError as error: print('refused:', error)\n"
+    )
+    lines = [line for line in run(tmp_path, code).splitlines() if line.startswith("refused: ")]
+    assert len(lines) == 4
+    assert all("a main program without a file" in line for line in lines[:2])
+    assert "kwargs is [1]; allowed" in lines[2] and 'counters is "abc"' in lines[3]
+
+
+ODD = """
+import time
+class Odd:
+    done = 0
+    @property
+    def processing_errors(self):
+        return self.connection.errors
+    @property
+    def mdq_connected(self):
+        raise ValueError("not yet")
+    @property
+    def processed(self):
+        return 3
+    def start(self):
+        while not self.done:
+            time.sleep(0.01)
+    def stop(self):
+        self.done = 1
+"""
+
+
+def test_what_a_workers_object_cannot_show_does_not_end_it(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    health = f"unix:{tmp_path / 'health'}"
+    argv = ["-m", "libtelemetry.fleet", "odd:Odd", "--health", health, "--grace", "5"]
+    with App(tmp_path, argv=argv) as app:
+        app.until_ready()
+        app.wait_for("the rest is shown", lambda: app.get("/status")[1]["totals"]["done"] == 3)
+        assert app.get("/status")[1]["restarts"]["total"] == 0
+        assert app.stop() == 0, app.output()
+        # Once, however often it was looked at: the first time, and at the end.
+        said = "libtelemetry.fleet: Odd.mdq_connected cannot be read: ValueError('not yet')"
+        assert app.output().count(said) == 1

@@ -22,7 +22,7 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, Union
 
@@ -251,6 +251,8 @@ class Fleet:
         """
         if os.getpid() != self._owner[0]:
             raise ConfigError("a worker cannot add workers to its own fleet")
+        if not isinstance(kwargs or {}, Mapping):
+            raise ConfigError(f"kwargs is {kwargs!r}; allowed: a dict of arguments by name")
         kwargs = dict(kwargs or {})
         if isinstance(target, str):
             _target.check_string(target)

@@ -130,6 +130,12 @@ def pack(spec: Spec) -> int:
     main = sys.modules.get("__main__")
     module = getattr(getattr(main, "__spec__", None), "name", None)
     file = getattr(main, "__file__", None)
+    if getattr(spec.target, "__module__", "") == "__main__" and not (module or file):
+        raise ConfigError(
+            f"workers {spec.name!r}: {spec.target!r} is of a main program without a file (python "
+            "-c, an interactive one), which a program of its own cannot import. Allowed: an import "
+            "string, or what a module or the file of the main program defines"
+        )
     outer = (list(sys.path), list(sys.argv), module, os.path.abspath(file) if file else None, inner)
     fd = os.memfd_create("libtelemetry-fleet-worker", 0)
     data = pickle.dumps(outer)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -180,6 +181,7 @@ class Worker:
         self._shown: Item | None = None
         self._object: Any = None
         self._seen: dict[str, int] = {}
+        self._unread: set[str] = set()
         self._sampled_at = 0.0
         # Reentrant: a signal handler of the worker's may beat.
         self._sampling = threading.RLock()
@@ -295,16 +297,27 @@ class Worker:
     def _sample(self) -> None:
         self._sampled_at = time.monotonic()
         for name, number in _SAMPLED.items():
-            value = getattr(self._object, name, None)
+            value = self._read(name)
             with self._sampling:
                 before = self._seen.get(name, 0)
                 if isinstance(value, int) and value > before:
                     self._seen[name] = value
                     self._api.count(self._pointer, number, value - before)
         for name, bit in _FLAGS.items():
-            value = getattr(self._object, name, None)
+            value = self._read(name)
             if isinstance(value, (bool, int)):
                 self._api.flag(self._pointer, bit, int(bool(value)))
+
+    def _read(self, name: str) -> Any:
+        """None, too, where a property of the user's raises: what is shown stays as it was."""
+        try:
+            return getattr(self._object, name, None)
+        except Exception as error:
+            if name not in self._unread:
+                self._unread.add(name)
+                kind = type(self._object).__name__
+                sys.stderr.write(f"libtelemetry.fleet: {kind}.{name} cannot be read: {error!r}\n")
+            return None
 
 
 class AsyncWorker(Worker):
