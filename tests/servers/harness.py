@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -36,6 +37,10 @@ TOOL = Path(os.environ.get("TELEMETRY_BIN") or ROOT / "target" / "release" / "te
 
 Key = tuple[int, int]
 
+# Every wait has an end, which only what never comes reaches: a busy machine may be fifty times
+# slower than one that is not.
+PATIENCE = 120.0
+
 
 class Failed(Exception):
     """A program did not do what the test needs; the text holds its output."""
@@ -46,12 +51,14 @@ def environment(endpoint: str = "", **more: str) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("TELEMETRY_")}
     env["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "python", EXAMPLES, HERE)))
     env["LIBTELEMETRY_PATH"] = str(LIBRARY)
+    # The second that is the default may be too short for a last flush on a busy machine.
+    env["TELEMETRY_EXIT_TIMEOUT_MS"] = "60000"
     if endpoint:
         env["TELEMETRY_ENDPOINT"] = endpoint
     return {**env, **more}
 
 
-def wait_until(what: str, ready: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_until(what: str, ready: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Call `ready` until it returns something true; that value. Raises Failed after `seconds`."""
     end = time.monotonic() + seconds
     while True:
@@ -63,18 +70,37 @@ def wait_until(what: str, ready: Callable[[], Any], seconds: float = 10.0) -> An
         time.sleep(0.01)
 
 
+_RESERVED: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A TCP and UDP port that nobody has, and that nobody else gets while this process lives.
+
+    The kernel hands ports of its own range to whoever asks next, and may connect one of these to
+    itself; so it is none of them. A name held in the abstract namespace, which every test process
+    asks for first, keeps the others away.
+    """
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    outside = [port for port in range(10_000, 65_000) if not low <= port <= high]
+    while True:
+        port = random.SystemRandom().choice(outside or range(10_000, 65_000))
+        mine = socket.socket(socket.AF_UNIX)
+        try:
+            mine.bind(f"\0telemetry-test-port-{port}")
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                with socket.socket(socket.AF_INET, kind) as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            mine.close()
+            continue
+        _RESERVED.append(mine)
         return port
 
 
 def accepts(port: int) -> bool:
     """Whether somebody listens there."""
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
     except OSError:
         return False
     return True
@@ -92,6 +118,24 @@ def children(pid: int) -> list[int]:
 def alive(pid: int) -> bool:
     """Whether that process runs; a zombie does not."""
     return session(pid) is not None
+
+
+def kill_child(parent: int, pid: int, sig: int = signal.SIGKILL) -> bool:
+    """Send `sig` to a process if it is a child of that one, and not a later one of its number."""
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        # What is looked at now is what the descriptor is of: the number was its own until now.
+        ours = pid in children(parent)
+        if ours:
+            signal.pidfd_send_signal(process, sig)
+        return ours
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
 
 
 def session(pid: int) -> int | None:
@@ -130,7 +174,7 @@ class Program:
         """What it has written."""
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, what: str, ready: Callable[[], Any], seconds: float = 30.0) -> Any:
+    def wait_for(self, what: str, ready: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """`wait_until`, but fails at once when the program has ended."""
 
         def look() -> Any:
@@ -144,7 +188,7 @@ class Program:
         except Failed as error:
             raise Failed(f"{error}\n{self.output()}") from None
 
-    def stop(self, sig: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+    def stop(self, sig: int = signal.SIGTERM, seconds: float = PATIENCE) -> int:
         """Send `sig` and wait for the end; its exit status. Raises Failed if it does not end."""
         if self.process.poll() is None:
             self.process.send_signal(sig)
@@ -161,7 +205,7 @@ class Program:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         # A busy machine takes its time to end the others.
-        wait_until("all of them end", lambda: not members(self.process.pid), 30)
+        wait_until("all of them end", lambda: not members(self.process.pid))
 
     def __enter__(self) -> Program:
         return self
@@ -185,13 +229,13 @@ class Collector(Program):
         argv = [str(TOOL), "collect", "--listen", listen, "--out", str(self.out), *more]
         super().__init__(argv, directory / "collector.log", dict(os.environ))
         line = re.compile(r"listening on (http://\S+)")
-        found = self.wait_for("the collector listens", lambda: line.search(self.output()), 10)
+        found = self.wait_for("the collector listens", lambda: line.search(self.output()))
         self.url: str = found.group(1)
 
     def request(self, method: str, path: str, body: str = "") -> bytes:
         """One request to its control pages."""
         ask = urllib.request.Request(self.url + path, body.encode() or None, method=method)
-        with urllib.request.urlopen(ask, timeout=10) as answer:
+        with urllib.request.urlopen(ask, timeout=PATIENCE) as answer:
             data: bytes = answer.read()
             return data
 
@@ -214,15 +258,14 @@ class Collector(Program):
             # Its counters may run ahead of its file for a moment.
             return found if len(found) >= received and text[-1:] in ("", "\n") else None
 
-        found: list[str] | None = None
-        end = time.monotonic() + 10
-        while found is None:
-            found = lines()
-            if found is None and time.monotonic() > end:
+        end = time.monotonic() + PATIENCE
+        while (found := lines()) is None:
+            if time.monotonic() > end:
                 raise Failed(f"{self.out} has fewer lines than /stats says\n{self.output()}")
+            time.sleep(0.01)
         return [json.loads(line) for line in found]
 
-    def wait_unique(self, count: int, seconds: float = 10.0) -> None:
+    def wait_unique(self, count: int, seconds: float = PATIENCE) -> None:
         """Wait until `count` different events have arrived; return anyway when the time is over."""
         with contextlib.suppress(Failed):  # the comparison that follows says what is missing
             wait_until(f"{count} events", lambda: self.stats()["unique"] >= count, seconds)
@@ -243,7 +286,7 @@ class Server(Program):
             self.kill()
             raise
 
-    def get(self, path: str, seconds: float = 30.0) -> Any:
+    def get(self, path: str, seconds: float = PATIENCE) -> Any:
         """The JSON that it answers."""
         url = f"http://127.0.0.1:{self.port}{path}"
         with urllib.request.urlopen(url, timeout=seconds) as answer:
@@ -281,7 +324,7 @@ def load(
             raise Failed(f"{len(failures)} requests failed: {failures[0]!r}\n{server.output()}")
 
     burst()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while len({pid for pid, _ in accepted}) < workers and time.monotonic() < deadline:
         left = iter(range(threads))
         burst()
