@@ -10,11 +10,15 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Callable
 
 import app
 
 FILE = os.environ.get("FILE", "")
+# Where "/slow" and "/stubborn" say that they have begun, and what "/slow" waits for.
+BEGUN = Path(os.environ.get("BEGUN", ""))
+GO = Path(os.environ.get("GO", ""))
 atexit.register(lambda: os.write(2, b"at exit of %d\n" % os.getpid()))
 
 
@@ -30,14 +34,25 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         file: Iterable[bytes] = environ["wsgi.file_wrapper"](open(FILE, "rb"))  # noqa: SIM115  # the server closes it
         return file
     if path == "/slow":
-        time.sleep(1)  # what is tested is that the server waits
+        begin()
+        end = time.monotonic() + 240
+        while not GO.exists() and time.monotonic() < end:
+            time.sleep(0.01)
     if path == "/stubborn":
         app.emit(5)
+        begin()
         stubborn()
     if path == "/thread":
         threading.Thread(target=threading.Event().wait).start()
         environ["PATH_INFO"] = "/emit"
     return app.application(environ, start_response)
+
+
+def begin() -> None:
+    """Say which process has begun."""
+    new = BEGUN.with_suffix(".new")
+    new.write_text(str(os.getpid()))
+    new.rename(BEGUN)
 
 
 def late(start_response: Callable[..., Any]) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import threading
 from collections import Counter, defaultdict
 from typing import Any, NamedTuple
 
-from harness import Collector, Key, Server, compare, total
+from harness import PATIENCE, Collector, Key, Server, compare, total
 
 
 class Counted(Server):
@@ -26,7 +26,7 @@ class Counted(Server):
     def __enter__(self) -> Counted:
         return self
 
-    def get(self, path: str, seconds: float = 30.0) -> Any:
+    def get(self, path: str, seconds: float = PATIENCE) -> Any:
         """The JSON that it answers."""
         found = super().get(path, seconds)
         self._count(200)
@@ -38,7 +38,7 @@ class Counted(Server):
 
     def ask(self, method: str, path: str, **headers: str) -> bytes:
         """A request of any kind; the body as far as it came."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
@@ -73,7 +73,7 @@ def arrived(collector: Collector) -> Arrived:
 
 def assert_all(server: Counted, taken: list[Key], collector: Collector) -> Arrived:
     """Each event that the application's client took, and each request, is there once."""
-    collector.wait_unique(len(taken) + server.answered.total(), seconds=5)
+    collector.wait_unique(len(taken) + server.answered.total())
     found = arrived(collector)
     sums = total(compare(taken, found.app))
     assert (sums.lost, sums.duplicates, sums.unknown) == (0, 0, 0), sums

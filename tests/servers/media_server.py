@@ -40,7 +40,7 @@ class MediaServer:
 
     def _start(self, answer: Callable[[_Handler, bytes], tuple[int, Any]]) -> ThreadingHTTPServer:
         handler = type("Handler", (_Handler,), {"answer": staticmethod(answer)})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = _Server(("127.0.0.1", 0), handler)
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server
@@ -97,6 +97,11 @@ class MediaServer:
         for server in (self.api, self.store):
             server.shutdown()
             server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    # Five are few for many processes at once: what comes later is sent again after a second.
+    request_queue_size = 128
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -66,5 +66,5 @@ def main(method: str, kind: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    flushed = client.flush(60)
+    flushed = client.flush(120)
     print(json.dumps({"flushed": flushed, **client.stats()._asdict()}))

@@ -67,7 +67,7 @@ def answer(path: str, query: str) -> Any:
     if path == "/startup":
         return STARTUP
     if path == "/flush":
-        return processor.force_flush(5000)
+        return processor.force_flush(60_000)
     return threads()
 
 

@@ -14,7 +14,17 @@ from typing import Any
 
 import pytest
 
-from harness import HERE, ROOT, Collector, Failed, Program, accepts, environment, free_port
+from harness import (
+    HERE,
+    PATIENCE,
+    ROOT,
+    Collector,
+    Failed,
+    Program,
+    accepts,
+    environment,
+    free_port,
+)
 
 AGES = ("newest", "year-old")
 """The versions of the SDKs that tests/setup.sh installs."""
@@ -46,7 +56,7 @@ def run_with_sdk(age: str, code: str, *args: str, **more: str) -> Any:
         env=sdk_environment(age, **more),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * PATIENCE,
     )
     if done.returncode:
         raise Failed(f"status {done.returncode}\n{done.stdout}{done.stderr}")
@@ -61,7 +71,7 @@ class OtlpSink(Collector):
         argv = [sys.executable, str(HERE / "otlp_sink.py"), str(self.out)]
         Program.__init__(self, argv, directory / "sink.log", sdk_environment("newest"))
         line = re.compile(r"listening on (http://\S+)")
-        found = self.wait_for("the sink listens", lambda: line.search(self.output()), 20)
+        found = self.wait_for("the sink listens", lambda: line.search(self.output()))
         self.url: str = found.group(1)
 
     def __enter__(self) -> OtlpSink:
@@ -98,7 +108,7 @@ class Rotel(Program):
         super().__init__(argv, directory / "rotel.log", env, cwd=directory)
         self.url = f"http://127.0.0.1:{port}"
         try:
-            self.wait_for("rotel listens", lambda: accepts(port), 20)
+            self.wait_for("rotel listens", lambda: accepts(port))
         except BaseException:
             self.kill()
             raise

@@ -183,6 +183,7 @@ def unknown_fields(message: Any) -> list[str]:
 
 if __name__ == "__main__":
     Handler.out = open(sys.argv[1], "a")  # noqa: SIM115  # as long as the program
+    ThreadingHTTPServer.request_queue_size = 128  # five are few for a server's workers at once
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from harness import BIN, Collector, Program, accepts, environment, free_port
+from harness import BIN, PATIENCE, Collector, Program, accepts, environment, free_port
 from verdict import assert_exactly_once
 
 HERE = Path(__file__).parent
@@ -40,7 +40,7 @@ def redis(tmp_path: Path) -> Iterator[str]:
 
 def test_a_child_for_each_task(redis: str, collector: Collector, tmp_path: Path) -> None:
     # So that only what happens at the end of a child delivers its events.
-    env = environment(collector.url, TELEMETRY_BATCH_MAX_AGE_MS="60000")
+    env = environment(collector.url, TELEMETRY_BATCH_MAX_AGE_MS="3600000")
     env.update(BROKER=redis, C_FORCE_ROOT="1")
     argv = [str(BIN / "celery"), "--workdir", str(HERE), "-A", "celery_tasks", "worker"]
     # Each child lingers a second after its task, so 400 tasks want more of them than cores.
@@ -48,10 +48,10 @@ def test_a_child_for_each_task(redis: str, collector: Collector, tmp_path: Path)
     argv += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning"]
     app = Celery(broker=redis, backend=redis)
     with Program(argv, tmp_path / "celery.log", env) as worker:
-        master = [tuple(key) for key in app.send_task("startup").get(timeout=60)]
+        master = [tuple(key) for key in app.send_task("startup").get(timeout=PATIENCE)]
         tasks = [app.send_task("emit", args=[5]) for _ in range(400)]
-        accepted = [tuple(key) for task in tasks for key in task.get(timeout=120)]
-        worker.stop(seconds=60)
+        accepted = [tuple(key) for task in tasks for key in task.get(timeout=PATIENCE)]
+        worker.stop()
     assert len(master) == 5
     assert len(accepted) == 400 * 5
     assert len({pid for pid, _ in accepted}) == 400, "a child for each task"

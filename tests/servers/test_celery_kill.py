@@ -37,7 +37,7 @@ def test_children_that_end_hard_are_delivered_by_the_next(
     with celery(truth, redis, collector.url) as worker:
         for n in range(36):
             app.send_task("report", args=[5, ENDS[n % 3]])
-        worker.wait_for("36 tasks", lambda: truth.count() >= 36 * 5, 90)
+        worker.wait_for("36 tasks", lambda: truth.count() >= 36 * 5)
         dead = truth.noted()
         # More if Celery gives a task that cost its child the life to another one.
         assert len({pid for pid, _ in dead}) >= 36, "a child for each task"
@@ -45,10 +45,10 @@ def test_children_that_end_hard_are_delivered_by_the_next(
         def another_task() -> None:
             count = truth.count()
             app.send_task("report", args=[1])
-            worker.wait_for("a task", lambda: truth.count() > count, 60)
+            worker.wait_for("a task", lambda: truth.count() > count)
 
         wait_arrived(dead, collector, another_task)
-        worker.stop(seconds=60)
+        worker.stop()
     truth.drain(collector.url)
     assert_nothing_lost(truth, collector, most_duplicates=200)
     assert truth.files() == []
@@ -63,7 +63,7 @@ def test_the_last_children_are_delivered_by_the_next_start(
     with celery(truth, redis, f"http://{address}") as worker:
         for n in range(12):
             app.send_task("report", args=[5, ENDS[n % 3]])
-        worker.wait_for("12 tasks", lambda: truth.count() >= 12 * 5, 90)
+        worker.wait_for("12 tasks", lambda: truth.count() >= 12 * 5)
         worker.kill()
     with Collector(tmp_path, address) as collector:
         truth.drain(collector.url)

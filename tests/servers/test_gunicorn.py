@@ -23,6 +23,8 @@ def gunicorn(collector: Collector, directory: Path, *args: str, **env: str) -> S
     argv = [str(BIN / "gunicorn"), "--preload", "-w", "4", "-b", f"127.0.0.1:{port}", *args]
     # By default that file is one for all of a user's servers.
     argv += ["--control-socket", str(directory / "gunicorn.ctl")]
+    # A worker that a busy machine keeps waiting is not one that hangs.
+    argv += ["--timeout", "600", "--graceful-timeout", "100"]
     return Server(argv, port, directory / "gunicorn.log", environment(collector.url, **env))
 
 
@@ -52,11 +54,13 @@ def test_events_arrive_while_the_workers_live(
 def test_flush_in_a_worker_returns_when_delivered(
     worker: str, collector: Collector, tmp_path: Path
 ) -> None:
-    with gunicorn(collector, tmp_path, *WORKERS[worker], TELEMETRY_BATCH_MAX_AGE_MS="60000") as web:
-        assert web.get("/flush") is True, "flush as the worker's first call"
+    with gunicorn(
+        collector, tmp_path, *WORKERS[worker], TELEMETRY_BATCH_MAX_AGE_MS="3600000"
+    ) as web:
+        assert web.get("/flush?timeout=60") is True, "flush as the worker's first call"
         for _ in range(8):
             web.get("/emit?n=5")
-            assert web.get("/flush") is True
+            assert web.get("/flush?timeout=60") is True
 
 
 def test_a_worker_that_is_recycled_loses_nothing(collector: Collector, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Collector, Program, environment
+from harness import PATIENCE, Collector, Program, environment
 from verdict import assert_exactly_once
 
 PROGRAM = Path(__file__).with_name("mp_program.py")
@@ -21,7 +21,7 @@ def test_children_deliver_everything(
 ) -> None:
     argv = [sys.executable, str(PROGRAM), method, kind]
     with Program(argv, tmp_path / "program.log", environment(collector.url)) as program:
-        assert program.process.wait(60) == 0, program.output()
+        assert program.process.wait(PATIENCE) == 0, program.output()
         accepted = [(pid, seq) for pid, seq in json.loads(program.output().splitlines()[-1])]
     assert len(accepted) == 2010
     rows = assert_exactly_once(accepted, collector)

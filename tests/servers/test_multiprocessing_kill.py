@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import HERE, Collector, Program
+from harness import HERE, PATIENCE, Collector, Program
 from truth import AT_START, Truth, assert_nothing_lost
 
 
@@ -20,9 +20,9 @@ def test_the_parent_delivers_what_its_children_left(
     truth = Truth(tmp_path)
     argv = [sys.executable, str(HERE / "mp_kill_program.py"), method, kind]
     # No sender delivers before the children have ended.
-    env = truth.environment(collector.url, TELEMETRY_BATCH_MAX_AGE_MS="60000")
+    env = truth.environment(collector.url, TELEMETRY_BATCH_MAX_AGE_MS="3600000")
     with Program(argv, tmp_path / "program.log", env) as program:
-        assert program.process.wait(90) == 0, program.output()
+        assert program.process.wait(2 * PATIENCE) == 0, program.output()
         said = json.loads(program.output().splitlines()[-1])
     assert said["flushed"], said
     assert said["recovered"] >= 100, said

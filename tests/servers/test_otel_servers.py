@@ -33,6 +33,7 @@ def gunicorn(sink: OtlpSink, directory: Path, signal: str, age: str, *args: str)
     port = free_port()
     argv = [*GUNICORN, "-b", f"127.0.0.1:{port}", *args, "otel_app:application"]
     argv += ["--control-socket", str(directory / "gunicorn.ctl")]
+    argv += ["--timeout", "600", "--graceful-timeout", "100"]
     # Not the library's own variable: those of OpenTelemetry must do.
     env = sdk_environment(age, SIGNAL=signal, OTEL_EXPORTER_OTLP_ENDPOINT=sink.url)
     return Server(argv, port, directory / "gunicorn.log", env)
@@ -43,7 +44,15 @@ def uwsgi(sink: OtlpSink, directory: Path, signal: str, age: str, build: str) ->
         pytest.skip(f"{UWSGI[build][0]} is missing: run tests/setup.sh")
     port = free_port()
     argv = [*UWSGI[build], "--http-socket", f"127.0.0.1:{port}", "--master", "-p", "4"]
-    argv += ["--die-on-term", "--need-app", "--disable-logging", "--module", "otel_app:application"]
+    argv += [
+        "--socket-timeout",
+        "60",
+        "--die-on-term",
+        "--need-app",
+        "--disable-logging",
+        "--module",
+        "otel_app:application",
+    ]
     env = sdk_environment(age, SIGNAL=signal, OTEL_EXPORTER_OTLP_ENDPOINT=sink.url)
     for directory_ in env["PYTHONPATH"].split(os.pathsep):
         argv += ["--pythonpath", directory_]

@@ -32,7 +32,15 @@ def truth(tmp_path: Path) -> Truth:
 def uwsgi(build: list[str], truth: Truth, endpoint: str, *args: str, **env: str) -> Server:
     port = free_port()
     argv = [*build, "--http-socket", f"127.0.0.1:{port}", "--master", "-p", "4", "--die-on-term"]
-    argv += ["--need-app", "--disable-logging", "--module", "truth_app:application", *args]
+    argv += [
+        "--socket-timeout",
+        "60",
+        "--need-app",
+        "--disable-logging",
+        "--module",
+        "truth_app:application",
+        *args,
+    ]
     # A worker that is told to end while it starts does not hear it, and is killed after this time.
     argv += ["--worker-reload-mercy", "2"]
     for path in (EXAMPLES, HERE, ROOT / "python"):
@@ -46,22 +54,22 @@ def test_killed_workers_lose_nothing(build: list[str], truth: Truth, collector: 
     kills = 12
     with uwsgi(build, truth, collector.url) as server:
         with Storm(server):
-            killed = kill_workers(server, kills)
+            killed = kill_workers(server, kills, truth, reported=3)
         noted = truth.noted()
         assert len({pid for pid, _ in noted} & killed) >= 3, "they had something to lose"
         wait_arrived(noted, collector, some_work(server))
         # Not stopped: a worker that its master makes anew at that moment does not hear it.
         server.kill()
     truth.drain(collector.url)
-    assert_nothing_lost(truth, collector, most_duplicates=(kills + 4) * BATCH)
+    assert_nothing_lost(truth, collector, most_duplicates=(len(killed) + 4) * BATCH)
     assert truth.files() == []
 
 
 def test_harakiri_loses_nothing(truth: Truth, collector: Collector) -> None:
     """A request that takes too long costs its worker the life, by SIGKILL."""
     # So that the worker that hangs has no sender that delivers meanwhile.
-    keep = {"TELEMETRY_BATCH_MAX_AGE_MS": "60000"}
-    with uwsgi(UWSGI["pypi"], truth, collector.url, "--harakiri", "1", **keep) as server:
+    keep = {"TELEMETRY_BATCH_MAX_AGE_MS": "3600000"}
+    with uwsgi(UWSGI["pypi"], truth, collector.url, **keep) as server:
         with contextlib.suppress(OSError, ValueError):
             server.get("/hang?n=5")
         pattern = re.compile(r"HARAKIRI ON WORKER \d+ \(pid: (\d+)")
@@ -76,7 +84,7 @@ def test_harakiri_loses_nothing(truth: Truth, collector: Collector) -> None:
 
 def test_a_master_that_execs_itself_loses_nothing(truth: Truth, collector: Collector) -> None:
     """SIGHUP: the master ends its workers, then executes itself, under the same process id."""
-    keep = {"TELEMETRY_BATCH_MAX_AGE_MS": "60000"}
+    keep = {"TELEMETRY_BATCH_MAX_AGE_MS": "3600000"}
     with uwsgi(UWSGI["pypi"], truth, collector.url, **keep) as server:
         server.wait_for("the first start", lambda: "uWSGI worker 4" in server.output())
         first = truth.noted()

@@ -27,6 +27,7 @@ from harness import (
     EXAMPLES,
     HERE,
     LIBRARY,
+    PATIENCE,
     ROOT,
     Collector,
     Program,
@@ -47,7 +48,7 @@ UWSGI = {
     "debian": str(shutil.which("uwsgi-core", path="/usr/bin")),
 }
 # Nothing but a flush at the end delivers.
-LATE = {"batch": {"max_age_ms": 60000}, "exit_timeout_ms": 10000}
+LATE = {"batch": {"max_age_ms": 3_600_000}, "exit_timeout_ms": 60_000}
 
 # Which program, and the lines of its own; PLUGIN is where it loads the plugin.
 QUIET = "route = ^/quiet donotlog:"  # uWSGI from PyPI has no routes without PCRE
@@ -108,7 +109,7 @@ def start(plugins: dict[str, Path], collector: Collector, tmp_path: Path) -> Sta
             f"[uwsgi]\ntelemetry = {json.dumps(keys)}\n"
             f"http-socket = 127.0.0.1:{port}\nmodule = uwsgi_plugin_app:application\n"
             f"need-app = true\nmaster = true\ndisable-logging = true\npythonpath = {HERE}\n"
-            f"static-map = /static={EXAMPLES}\nworker-reload-mercy = 20\n"
+            f"static-map = /static={EXAMPLES}\nworker-reload-mercy = 60\nsocket-timeout = 60\n"
             f"hook-master-start = unix_signal:3 gracefully_kill_them_all\n{lines}\n"
         )
         # The application must use the plugin's library, and no other.
@@ -159,7 +160,7 @@ def test_every_request_and_every_event_arrives_once(
     assert routes["HEAD", "/static/app.py"]["bytes"] == 0
     assert routes["GET", "/big"]["bytes"] < 20_000_000
     assert [event for event in found.requests if "aborted" in event] == [routes["GET", "/big"]]
-    assert all(0 < event["duration_ms"] < 60_000 for event in found.requests)
+    assert all(0 < event["duration_ms"] < 3_600_000 for event in found.requests)
     numbers = found.numbers()
     master = numbers.pop(0, set())
     assert master == (set() if "lazy" in mode else {server.process.pid})
@@ -169,7 +170,7 @@ def test_every_request_and_every_event_arrives_once(
 
 def leave(port: int, path: str) -> None:
     """Ask, and go away when the answer begins."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
         assert connection.recv(12) == b"HTTP/1.1 200"
 
@@ -245,7 +246,7 @@ def test_a_worker_that_does_not_end_has_delivered_before_it_is_killed(
     start: Start, collector: Collector, tmp_path: Path
 ) -> None:
     """Something registered with atexit keeps the library's own handler from its turn."""
-    with start("pypi", "processes = 1\nworker-reload-mercy = 1", **LATE) as server:
+    with start("pypi", "processes = 1\nworker-reload-mercy = 5", **LATE) as server:
         load(server, requests=20, workers=1)
         server.get("/never-end")
         server.get("/emit?n=5")
@@ -264,24 +265,26 @@ def test_killed_workers_lose_nothing_with_a_spool(
 ) -> None:
     """Killed at random, by harakiri, and told to end with skip-atexit, which runs nothing."""
     truth, batch = Truth(tmp_path), 100
-    keys = {"batch": {"max_events": batch, "max_age_ms": 60000}, "spool_dir": str(truth.spool)}
-    lines = "processes = 4\nharakiri = 1\nskip-atexit = true\ndie-on-term = true"
+    keys = {"batch": {"max_events": batch, "max_age_ms": 3_600_000}, "spool_dir": str(truth.spool)}
+    lines = "processes = 4\nskip-atexit = true\ndie-on-term = true"
     lines += "\nworker-reload-mercy = 2"
     with start("pypi", lines, **keys) as server:
         with Storm(server):
-            killed = kill_workers(server, 6)
+            killed = kill_workers(server, 6, truth, reported=2)
             with pytest.raises(OSError):
                 server.get("/hang?n=5")
-        said = re.search(r"HARAKIRI ON WORKER \d+ \(pid: (\d+)", server.output())
-        assert said, server.output()
-        dead = {key for key in truth.noted() if key[0] in {*killed, int(said.group(1))}}
+        harakiri = set(re.findall(r"HARAKIRI ON WORKER \d+ \(pid: (\d+)", server.output()))
+        assert harakiri, server.output()
+        dead = {key for key in truth.noted() if key[0] in {*killed, *map(int, harakiri)}}
         assert len({pid for pid, _ in dead}) >= 2, "they had something to lose"
         wait_arrived(dead, collector, some_work(server))
         server.stop()
     truth.drain(
         collector.url, TELEMETRY_SPOOL_DIR=str(truth.spool), TELEMETRY_CONTEXT='{"number":0}'
     )
-    assert_nothing_lost(truth, collector, most_duplicates=13 * batch)
+    # Of them, of the four at the end, and of requests that a busy machine took a second for.
+    deaths = len(killed) + server.output().count("HARAKIRI ON") + 4 + 2
+    assert_nothing_lost(truth, collector, most_duplicates=deaths * batch)
     assert truth.files() == []
 
 
@@ -307,7 +310,7 @@ def test_a_bad_configuration_stops_uwsgi_at_start(plugins: dict[str, Path], tmp_
             program = Program(argv, tmp_path / f"{number}.log", environment())
             running[lines] = all_of_them.enter_context(program)
         for lines, program in running.items():
-            assert program.process.wait(30) == 1, program.output()
+            assert program.process.wait(PATIENCE) == 1, program.output()
             assert f"\ntelemetry: {BAD[lines]}" in program.output()
 
 
@@ -316,7 +319,7 @@ OPTIONS = {
     "telemetry-bearer": '7"x"\\',
     "telemetry-context": '{"a": [1, null]}',
     "telemetry-batch-max-events": "12",
-    "telemetry-timeout-ms": "2500",
+    "telemetry-timeout-ms": "25000",
     "telemetry-retry-max-ms": "7000",
     "telemetry-batch-max-age-ms": "50",
     "telemetry-sample-rate": "0.5",
@@ -329,7 +332,7 @@ CONFIGURATION = {
     "bearer": '7"x"\\',
     "context": {"a": [1, None]},
     "batch": {"max_events": 12, "max_age_ms": 50},
-    "timeout_ms": 2500,
+    "timeout_ms": 25000,
     "retry": {"max_ms": 7000},
     "sample": {"rate": 0.5, "key": "1"},
     "disabled": False,
@@ -352,7 +355,7 @@ def test_options_make_one_configuration(
         argv += [f"--{option}", value]
     argv += ["--pyrun", str(script)]
     env = environment(collector.url)
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=PATIENCE)
     print(done.stdout, done.stderr)
     found = re.search(r"it is (\{.*)", done.stdout + done.stderr)
     assert found
@@ -380,7 +383,7 @@ def test_the_example_runs_as_its_page_says(
     argv = [UWSGI["debian"], "--plugin", "python3", "--ini", "uwsgi.ini"]
     with Program(argv, tmp_path / "uwsgi.log", environment(), cwd=tmp_path) as server:
         server.wait_for("it listens", lambda: accepts(port))
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello", timeout=PATIENCE) as answer:
             assert answer.read() == b"hello\n"
         collector.wait_unique(2)
     visit, request = sorted(collector.events(), key=lambda event: str(event["event"] == "request"))
@@ -408,7 +411,7 @@ def test_the_client_says_where_it_is_not() -> None:
     assert "ImportError: libtelemetry.uwsgi works inside uWSGI only" in alone.stderr
     argv = [UWSGI["pypi"], "-H", str(ROOT / ".venv"), "--http-socket", "127.0.0.1:0"]
     argv += ["--need-app", "--module", "libtelemetry.uwsgi"]
-    without = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30)
+    without = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert "ImportError: uWSGI runs without the telemetry plugin" in without.stderr
 
 

@@ -14,6 +14,7 @@ from harness import (
     BIN,
     EXAMPLES,
     HERE,
+    PATIENCE,
     ROOT,
     Collector,
     Server,
@@ -25,7 +26,16 @@ from harness import (
 )
 
 GUNICORN = [str(BIN / "gunicorn"), "--preload", "-w", "4"]
-UWSGI = ["--master", "-p", "4", "--die-on-term", "--need-app", "--disable-logging"]
+UWSGI = [
+    "--master",
+    "-p",
+    "4",
+    "--socket-timeout",
+    "60",
+    "--die-on-term",
+    "--need-app",
+    "--disable-logging",
+]
 SERVERS = {
     "gunicorn": [*GUNICORN, "web_app:application"],
     "gunicorn-gthread": [*GUNICORN, "-k", "gthread", "--threads", "4", "web_app:application"],
@@ -47,7 +57,7 @@ class Counting(Server):
     def __enter__(self) -> Counting:
         return self
 
-    def get(self, path: str, seconds: float = 30.0) -> Any:
+    def get(self, path: str, seconds: float = PATIENCE) -> Any:
         """The JSON that it answers."""
         found = super().get(path, seconds)
         self.answered += 1
@@ -61,6 +71,7 @@ def serve(kind: str, collector: Collector, directory: Path) -> Counting:
     if kind.startswith("gunicorn"):
         argv = [*argv, "-b", f"127.0.0.1:{port}"]
         argv += ["--control-socket", str(directory / "gunicorn.ctl")]
+        argv += ["--timeout", "600", "--graceful-timeout", "100"]
     else:
         argv = [*argv, "--http-socket", f"127.0.0.1:{port}", "--module", "web_app:application"]
         for path in (ROOT / "python", EXAMPLES, HERE):
@@ -81,7 +92,7 @@ def test_every_record_and_every_request_arrives_once(
             (tmp_path / "file.json").write_text(json.dumps(file))
             assert server.get("/file") == file
         server.stop()
-    collector.wait_unique(len(logged) + server.answered, seconds=2)
+    collector.wait_unique(len(logged) + server.answered)
     events = collector.events()
     sums = total(compare(logged, [event for event in events if "logger" in event]))
     assert (sums.lost, sums.duplicates, sums.unknown) == (0, 0, 0)

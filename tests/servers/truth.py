@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import (
+    PATIENCE,
     Collector,
     Failed,
     Key,
@@ -22,6 +22,7 @@ from harness import (
     children,
     compare,
     environment,
+    kill_child,
     total,
     wait_until,
 )
@@ -31,7 +32,7 @@ AT_START = 5
 DRAIN = """
 from libtelemetry import Client
 client = Client()
-done = client.flush(60)
+done = client.flush(120)
 print(client.stats())
 raise SystemExit(0 if done else "the flush came to nothing")
 """
@@ -79,7 +80,7 @@ class Truth:
             env=self.environment(endpoint, **more),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=2 * PATIENCE,
         )
         if done.returncode:
             raise Failed(f"{done.stderr}{done.stdout}{self.files()}")
@@ -93,7 +94,7 @@ def arrived(collector: Collector) -> set[Key]:
 
 
 def wait_arrived(
-    goal: set[Key], collector: Collector, work: Callable[[], object], seconds: float = 60.0
+    goal: set[Key], collector: Collector, work: Callable[[], object], seconds: float = PATIENCE
 ) -> None:
     """Wait until the events of `goal` have arrived, doing `work` all the while.
 
@@ -121,18 +122,34 @@ def some_work(server: Server) -> Callable[[], object]:
     return work
 
 
-def kill_workers(server: Server, kills: int, sig: int = signal.SIGKILL) -> set[int]:
-    """Kill so many workers, each at a random instant; their process ids."""
+def kill_workers(
+    server: Server,
+    kills: int,
+    truth: Truth | None = None,
+    reported: int = 0,
+    sig: int = signal.SIGKILL,
+) -> set[int]:
+    """Kill so many workers, each at a random instant; their process ids.
+
+    On a busy machine most may die before their first event: then more follow, of those that have
+    noted one, until `reported` of the killed have.
+    """
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     choice = random.Random(seed)
     killed: set[int] = set()
-    while len(killed) < kills:
+    who: set[int] = set()
+    end = time.monotonic() + PATIENCE
+    while len(killed) < kills or len(killed & who) < reported:
+        if time.monotonic() > end:
+            raise Failed(f"{len(killed)} killed, {len(killed & who)} of them had reported")
         time.sleep(choice.uniform(0.02, 0.12))  # any instant will do, none must be left out
         workers = server.wait_for("workers", lambda: children(server.process.pid))
-        pid = choice.choice(workers)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sig)
+        if truth:
+            who = {pid for pid, _ in truth.noted()}
+        if len(killed) >= kills:
+            workers = [pid for pid in workers if pid in who]
+        if workers and kill_child(server.process.pid, pid := choice.choice(workers), sig):
             killed.add(pid)
     return killed
 

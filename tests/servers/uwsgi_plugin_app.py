@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from typing import Any, Callable
 from urllib.parse import parse_qs
 
+import uwsgi
+
 from libtelemetry.uwsgi import client
 
 _truth = os.open(os.environ["TRUTH"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -55,6 +57,7 @@ def answer(path: str, query: str) -> Any:
         return sorted({line.split()[-1] for line in lines if "libtelemetry" in line})
     taken = emit(int(args.get("n", "0")))
     if path == "/hang":
+        uwsgi.set_user_harakiri(1)  # from here on, and not from the beginning of the request
         hang()
     return taken
 

@@ -28,7 +28,7 @@ def run_and_stop(server: Server, collector: Collector, sig: int = signal.SIGTERM
     assert len(master) == 1
     requested = load(server)
     server.stop(sig)
-    collector.wait_unique(len(accepted) + len(requested), seconds=2)
+    collector.wait_unique(len(accepted) + len(requested))
     rows = assert_exactly_once(accepted + requested, collector)
     workers = {pid for pid, _ in requested}
     assert len(requested) >= 400 * 5
