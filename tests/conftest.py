@@ -49,7 +49,7 @@ def make_client(collector: harness.Collector) -> Iterator[Callable[..., Client]]
 
     yield make
     for client in made:
-        client.shutdown(1)
+        client.shutdown(0)
 
 
 @pytest.fixture

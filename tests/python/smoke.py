@@ -19,8 +19,8 @@ if __name__ == "__main__":
     assert client.enqueue(b'{"n": 101}')
     assert client.enqueue(bytearray(b'{"n": 102}'))
     assert client.enqueue(b'{"n": 103, "long": "%s"}' % (b"x" * 5000))
-    assert client.flush(10)
-    assert asyncio.run(client.aflush(10))
+    assert client.flush(60)
+    assert asyncio.run(client.aflush(60))
     assert client.stats().delivered == 104, client.stats()
     for wrong in (None, 1, ["list"], object()):
         try:
@@ -30,7 +30,7 @@ if __name__ == "__main__":
         raise AssertionError(wrong)
     pid = os.fork()
     if pid == 0:
-        fine = client.stats().accepted == 0 and client.enqueue({"n": 104}) and client.flush(10)
+        fine = client.stats().accepted == 0 and client.enqueue({"n": 104}) and client.flush(60)
         os._exit(0 if fine else 1)
     assert os.waitpid(pid, 0)[1] == 0
     with Client(sys.argv[1]) as other:

@@ -328,7 +328,7 @@ def test_it_is_asgi(collector: Collector, tmp_path: Any) -> None:
     env["PYTHONPATH"] += f":{tmp_path}"
     argv = [str(BIN / "uvicorn"), "--port", str(port), "--lifespan", "on", "wrapped:application"]
     with Server(argv, port, tmp_path / "uvicorn.log", env) as server:
-        assert server.get("/flush?timeout=9") is True
+        assert server.get("/flush?timeout=60") is True
         assert server.get("/startup")
         server.stop()  # which flushes in the life span
     told = [(e["route"], e["status"]) for e in collector.events() if e["event"] == "request"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness import Collector, free_port
+from harness import PATIENCE, Collector, free_port
 from libtelemetry import Client, Stats
 
 MakeClient = Callable[..., Client]
@@ -36,7 +37,7 @@ def assert_books_balance(stats: Stats) -> None:
 )
 def test_every_accepted_type_arrives(event: Any, client: Client, collector: Collector) -> None:
     assert client.enqueue(event) is True
-    assert client.flush() is True
+    assert client.flush(60) is True
     (arrived,) = collector.events()
     assert (arrived["n"], arrived["text"]) == (1, "grüße")
     assert arrived["id"]
@@ -56,20 +57,20 @@ def test_lengths_around_those_that_are_prepared(
 ) -> None:
     text = "x" * size
     assert client.enqueue(b'{"t":"%s"}' % text.encode())
-    assert client.flush()
+    assert client.flush(60)
     assert [event["t"] for event in collector.events()] == [text]
 
 
 def test_counters_tell_the_whole_story(client: Client, collector: Collector) -> None:
     for n in range(1000):
         assert client.enqueue({"n": n})
-    assert client.flush()
+    assert client.flush(60)
     stats = client.stats()
     assert stats.accepted == stats.delivered == 1000
     assert stats.queue_events == stats.queue_bytes == stats.dropped_full == stats.invalid == 0
     assert 1 <= stats.batches <= 1000
     assert stats.bytes_in >= 1000 * len('{"n":0}')
-    assert abs(time.time() * 1000 - stats.last_success_unix_ms) < 60_000
+    assert abs(time.time() * 1000 - stats.last_success_unix_ms) < 3_600_000
     assert_books_balance(stats)
     assert sorted(event["n"] for event in collector.events()) == list(range(1000))
 
@@ -87,7 +88,7 @@ def test_text_that_is_not_json_is_counted_and_hurts_nobody(
     for event in bad:
         client.enqueue(event)
         assert client.enqueue({"good": True})
-    assert client.flush()
+    assert client.flush(60)
     stats = client.stats()
     assert stats.delivered == len(bad)
     assert stats.accepted - stats.delivered == stats.invalid
@@ -100,7 +101,7 @@ def test_too_large_is_false_and_counted(make_client: MakeClient, collector: Coll
     client = make_client(max_event_bytes=1000)
     assert client.enqueue(b'"%s"' % (b"x" * 2000)) is False
     assert client.enqueue({"n": 1}) is True
-    assert client.flush()
+    assert client.flush(60)
     assert client.stats().dropped_too_large == 1
     assert collector.stats()["unique"] == 1
 
@@ -109,37 +110,54 @@ def test_a_full_queue_is_false_at_once_and_counted(
     make_client: MakeClient, collector: Collector
 ) -> None:
     collector.fault("503")
-    client = make_client(queue_bytes=262144, segment_bytes=65536, max_event_bytes=10000)
+    # One that waited for room would wait for all of that time.
+    client = make_client(
+        queue_bytes=262144, segment_bytes=65536, max_event_bytes=10000, block_timeout_ms=600_000
+    )
     event = b'{"text":"%s"}' % (b"x" * 1000)
-    start = time.monotonic()
-    taken = [client.enqueue(event) for _ in range(1000)]
-    assert time.monotonic() - start < 1
+    start, taken = time.monotonic(), []
+    while len(taken) < 1000 and time.monotonic() - start < PATIENCE:
+        taken.append(client.enqueue(event))
+    assert len(taken) == 1000
     assert taken[0] is True
     assert taken[-1] is False
     stats = client.stats()
     assert stats.accepted == taken.count(True)
     assert stats.dropped_full == taken.count(False)
     collector.fault("")
-    assert client.flush(20)
+    assert client.flush(60)
     assert client.enqueue(event), "there is room again"
-    assert client.flush()
+    assert client.flush(60)
     assert collector.stats()["unique"] == taken.count(True) + 1
     assert_books_balance(client.stats())
 
 
 def test_after_shutdown(client: Client, collector: Collector) -> None:
     assert client.enqueue({"n": 1})
-    assert client.shutdown() is True
+    assert client.shutdown(60) is True
     assert client.enqueue({"n": 2}) is False
     assert client.enqueue(b"{}") is False
-    assert client.flush() is True
-    assert client.shutdown() is True, "again is fine"
+    assert client.flush(60) is True
+    assert client.shutdown(60) is True, "again is fine"
     assert client.stats().delivered == 1
     assert len(collector.events()) == 1
 
 
+class Patient(Client):
+    """One whose default deadlines are longer than a busy machine needs."""
+
+    def shutdown(self, timeout: float | None = PATIENCE) -> bool:
+        """As ever."""
+        return super().shutdown(timeout)
+
+
+def test_default_deadlines() -> None:
+    for method in (Client.flush, Client.shutdown):
+        assert inspect.signature(method).parameters["timeout"].default == 5.0
+
+
 def test_the_context_manager_shuts_down(collector: Collector) -> None:
-    with Client(collector.url) as client:
+    with Patient(collector.url) as client:
         assert client.enqueue({"n": 1})
     assert client.enqueue({"n": 2}) is False
     assert len(collector.events()) == 1
@@ -159,24 +177,26 @@ def test_long_timeouts_return_when_done(timeout: float, client: Client) -> None:
 
 
 def test_an_unreachable_host_costs_no_more_than_the_deadline(make_client: MakeClient) -> None:
-    client = make_client(f"http://127.0.0.1:{free_port()}")
+    client = make_client(f"http://127.0.0.1:{free_port()}", timeout_ms=3_600_000)
     assert client.enqueue({"n": 1})
     for call in (client.flush, client.shutdown):
         start = time.monotonic()
         assert call(0.3) is False
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < PATIENCE
     assert client.stats().delivered == 0
 
 
 def test_a_stalled_collector_costs_no_more_than_the_deadline(
-    client: Client, collector: Collector
+    make_client: MakeClient, collector: Collector
 ) -> None:
+    """Which is much less than the request may take."""
     collector.fault("stall")
+    client = make_client(timeout_ms=3_600_000)
     client.enqueue({"n": 1})
     start = time.monotonic()
     assert client.flush(0.3) is False
     assert client.shutdown(0.3) is False
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < PATIENCE
 
 
 @pytest.mark.parametrize("fault", ["500@2", "429=0@1", "cut@1", "refuse@1", "503@1"])
@@ -187,7 +207,7 @@ def test_a_fault_that_passes_loses_nothing(
     collector.fault(fault)
     for n in range(20):
         assert client.enqueue({"n": n})
-    assert client.flush(10)
+    assert client.flush(60)
     assert sorted(event["n"] for event in collector.events()) == list(range(20))
     assert client.stats().retries >= 1
 
@@ -197,7 +217,7 @@ def test_a_lost_answer_repeats_the_same_ids(make_client: MakeClient, collector: 
     collector.fault("lost@1")
     for n in range(20):
         assert client.enqueue({"n": n})
-    assert client.flush(10)
+    assert client.flush(60)
     stats = collector.stats()
     assert stats["unique"] == 20
     assert stats["received"] - stats["unique"] == stats["duplicates"] > 0
@@ -213,12 +233,12 @@ def test_two_clients_do_not_disturb_each_other(
         for n in range(100):
             assert stalled.enqueue({"to": "other", "n": n})
             assert healthy.enqueue({"to": "first", "n": n})
-        assert healthy.flush(5)
+        assert healthy.flush(60)
         assert {event["to"] for event in collector.events()} == {"first"}
         assert stalled.flush(0.1) is False
         assert stalled.shutdown(0.1) is False
         assert healthy.enqueue({"to": "first", "n": 100})
-        assert healthy.flush(5)
+        assert healthy.flush(60)
         assert healthy.stats().delivered == 101
 
 
@@ -229,7 +249,7 @@ def test_pickling_is_the_same_client_here(client: Client) -> None:
 
 
 def test_pickling_elsewhere_is_a_client_of_the_same_configuration(collector: Collector) -> None:
-    original = Client(collector.url, max_event_bytes=1000, batch={"max_events": 7})
+    original = Patient(collector.url, max_event_bytes=1000, batch={"max_events": 7})
     data = pickle.dumps(original)
     original.shutdown()
     del original

@@ -48,13 +48,13 @@ def test_none_counts_as_not_given(collector: Collector) -> None:
 
 
 def test_the_environment_supplies_what_is_left_out(collector: Collector) -> None:
-    code = "import libtelemetry; c = libtelemetry.Client(); assert c.enqueue('{}') and c.flush()"
+    code = "import libtelemetry; c = libtelemetry.Client(); assert c.enqueue('{}') and c.flush(60)"
     subprocess.run([sys.executable, "-c", code], env=environment(collector.url), check=True)
     assert collector.stats()["unique"] == 1
 
 
 def test_disabled_is_a_cheap_true(collector: Collector) -> None:
-    code = "import libtelemetry; c = libtelemetry.Client(); assert c.enqueue('{}') and c.flush()"
+    code = "import libtelemetry; c = libtelemetry.Client(); assert c.enqueue('{}') and c.flush(60)"
     env = environment(collector.url, TELEMETRY_DISABLED="1")
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
     assert collector.stats()["received"] == 0

@@ -121,7 +121,7 @@ def test_unrelated_programs_with_one_destination_are_a_family(
     program = (
         "import sys, libtelemetry\n"
         f"c = libtelemetry.Client({endpoint!r})\n"
-        "c.enqueue({}); c.flush(); print(len(c.family()), flush=True); sys.stdin.read()"
+        "c.enqueue({}); c.flush(60); print(len(c.family()), flush=True); sys.stdin.read()"
     )
     client = Client(endpoint)
     client.enqueue({})
@@ -143,7 +143,7 @@ def test_unrelated_programs_with_one_destination_are_a_family(
     assert (rows[other.pid]["alive"], rows[other.pid]["ended"]) == (False, True)
     assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
     assert [stat.S_IMODE(path.stat().st_mode) for path in runtime.iterdir()] == [0o600]
-    client.shutdown()
+    client.shutdown(60)
     assert client.family() == [] and not list(runtime.iterdir())
 
 
@@ -151,10 +151,10 @@ def test_a_directory_that_cannot_be_had_is_no_trouble(runtime: Path, tmp_path: P
     runtime.mkdir(mode=0o700)
     runtime.chmod(0o777)
     client = Client(f"file:{tmp_path / 'events'}")
-    assert client.enqueue({}) and client.flush()
+    assert client.enqueue({}) and client.flush(60)
     assert client.family() == []
     assert client.stats().delivered == 1
-    client.shutdown()
+    client.shutdown(60)
     assert not list(runtime.iterdir())
 
 

@@ -22,22 +22,34 @@ def resources() -> dict[str, int]:
         }
 
 
+def wait_alone() -> int:
+    """Wait until no sender of an earlier test is left; how many threads there are then."""
+
+    def alone() -> bool:
+        return resources()["threads"] == threading.active_count()
+
+    wait_until("only Python's threads", alone)
+    return threading.active_count()
+
+
 def use_and_drop(url: str, count: int) -> None:
     for n in range(count):
-        client = Client(url)
+        client = Client(url, exit_timeout_ms=60_000)
         assert client.enqueue({"n": n})
         del client  # the garbage collector's part; the library delivers, then frees
 
 
 def test_a_thousand_dropped_clients_leave_nothing(collector: Collector) -> None:
+    alone = wait_alone()
     use_and_drop(collector.url, 100)  # what is made once: the library's tables, malloc's arenas
     gc.collect()
+    wait_until("threads end", lambda: resources()["threads"] <= alone)
     before = resources()
     use_and_drop(collector.url, 1000)
     gc.collect()
     wait_until("threads end", lambda: resources()["threads"] <= before["threads"])
     after = resources()
-    assert after["threads"] == before["threads"]
+    assert after["threads"] == before["threads"] == alone
     assert after["descriptors"] == before["descriptors"]
     assert after["mappings"] <= before["mappings"] + 10
     assert after["resident"] <= before["resident"] + 4 * 1024 * 1024, (before, after)
@@ -50,7 +62,7 @@ def test_a_client_in_a_cycle_is_collected(collector: Collector) -> None:
         pass
 
     owner = Owner()
-    owner.client, owner.me = Client(collector.url), owner  # type: ignore[attr-defined]
+    owner.client, owner.me = Client(collector.url, exit_timeout_ms=60_000), owner  # type: ignore[attr-defined]
     ref = weakref.ref(owner.client)  # type: ignore[attr-defined]
     assert owner.client.enqueue({"n": 1})  # type: ignore[attr-defined]
     del owner
@@ -64,7 +76,7 @@ def test_a_client_that_is_used_while_it_is_collected(collector: Collector) -> No
 
     class Owner:
         def __init__(self) -> None:
-            self.client, self.me = Client(collector.url), self
+            self.client, self.me = Client(collector.url, exit_timeout_ms=60_000), self
             assert self.client.enqueue({"n": 1})
 
         def __del__(self) -> None:
@@ -81,14 +93,14 @@ def test_a_client_that_is_used_while_it_is_collected(collector: Collector) -> No
 
 
 def test_an_idle_client_has_no_thread(make_client: Callable[..., Client]) -> None:
-    before = resources()["threads"]
+    before = wait_alone()
     client = make_client(idle_ms=100)
     assert resources()["threads"] == before, "opening starts nothing"
     client.enqueue({"n": 1})
-    assert client.flush()
+    assert client.flush(60)
     wait_until("the sender ends", lambda: resources()["threads"] == before)
     client.enqueue({"n": 2})
-    assert client.flush()
+    assert client.flush(60)
     assert client.stats().delivered == 2
 
 
@@ -102,7 +114,7 @@ def test_many_threads_enqueue_at_once(client: Client, collector: Collector) -> N
         thread.start()
     for thread in threads:
         thread.join()
-    assert client.flush(10)
+    assert client.flush(60)
     events = {(event["thread"], event["n"]) for event in collector.events()}
     assert events == {(thread, n) for thread in range(8) for n in range(500)}
     assert collector.stats()["duplicates"] == 0

@@ -21,7 +21,7 @@ import pytest
 from frameworks import SDKS, Broken, Notes
 from interpreters import interpreters
 
-from harness import Collector, environment
+from harness import PATIENCE, Collector, environment
 from libtelemetry import Client
 from libtelemetry.logging import Handler
 
@@ -54,7 +54,7 @@ def test_a_record_arrives(logger: logging.Logger, client: Client, collector: Col
     before = datetime.now(timezone.utc)
     logger.warning("order %d of %s", 17, "Zoë", extra={"tenant": "a", "size": {"w": 1}})
     after = datetime.now(timezone.utc)
-    assert client.flush()
+    assert client.flush(60)
     (event,) = collector.events()
     assert before <= datetime.fromisoformat(event.pop("timestamp").replace("Z", "+00:00")) <= after
     assert event.pop("id")
@@ -157,7 +157,7 @@ def test_odd_values_arrive(logger: logging.Logger, client: Client, collector: Co
     loop.append(loop)
     extra = {"evil": Evil(), "loop": loop, "nan": float("nan"), "set": {1}, "bytes": b"\xff"}
     logger.error("\ud800", extra=extra)
-    assert client.flush()
+    assert client.flush(60)
     (event,) = collector.events()
     assert (event["evil"], event["nan"], event["set"]) == ("<Evil>", None, [1])
 
@@ -209,12 +209,12 @@ def test_there_is_no_lock(logger: logging.Logger, noted: Handler, notes: Any) ->
     class Slow:
         def __str__(self) -> str:
             entered.set()
-            leave.wait(30)
+            leave.wait(PATIENCE)
             return "slow"
 
     thread = threading.Thread(target=logger.error, args=("%s", Slow()))
     thread.start()
-    assert entered.wait(30)
+    assert entered.wait(PATIENCE)
     logger.error("fast")
     pid = os.fork()
     if pid == 0:
@@ -249,7 +249,7 @@ def test_dict_config(collector: Collector, client: Client) -> None:
         logger.warning("warning %d", number)
         (made,) = logger.handlers
         assert isinstance(made, Handler)
-        assert made.client.flush()
+        assert made.client.flush(60)
     logger.handlers.clear()
     found = sorted(event["message"] for event in collector.events())
     assert found == ["<warning 0>", "info 1", "warning 1"]
@@ -292,7 +292,7 @@ def test_for_otlp_it_is_a_log_record_of_otlp(logger: logging.Logger, notes: Any)
             "order %d", 17, extra={"big": 2**70, "list": [1, None, {"a": True}], "logger.name": "b"}
         )
     (event,) = notes
-    assert abs(int(event.pop("timeUnixNano")) - time.time_ns()) < 60e9
+    assert abs(int(event.pop("timeUnixNano")) - time.time_ns()) < 3600e9
     attributes = {pair["key"]: pair["value"] for pair in event.pop("attributes")}
     assert event == {
         "severityNumber": 17,
@@ -380,7 +380,7 @@ with Client(sys.argv[1]) as client:
         pass
     web = libtelemetry.asgi.Middleware(app, client)
     asyncio.run(web({"type": "http", "path": "/asgi"}, None, send))
-    assert client.flush(10)
+    assert client.flush(60)
 logging.shutdown()
 print("fine")
 """
@@ -393,7 +393,7 @@ def test_every_python_runs_it(version: tuple[int, int], collector: Collector) ->
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
     found = {event.get("route") or event["message"] for event in collector.events()}

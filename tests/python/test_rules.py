@@ -46,7 +46,7 @@ def test_what_is_redacted_does_not_arrive(make_client: MakeClient, collector: Co
         "notes": ["hush", 1],
     }
     assert client.enqueue(event)
-    assert client.flush()
+    assert client.flush(60)
     (arrived,) = collector.events()
     assert "hush" not in json.dumps(arrived)
     assert arrived["password"] == "***"
@@ -64,7 +64,7 @@ def test_what_cannot_be_redacted_is_kept_nowhere(
     client = make_client(redact={"password": "mask"}, dead_letter=str(dead))
     assert client.enqueue('{"password":"hush"')
     assert client.enqueue({"n": 1})
-    assert client.flush()
+    assert client.flush(60)
     stats = client.stats()
     assert (stats.invalid, stats.delivered) == (1, 1)
     (line,) = map(json.loads, dead.read_text().splitlines())
@@ -88,9 +88,9 @@ def test_each_process_has_its_own_context(make_client: MakeClient, collector: Co
     child = os.fork()
     if child == 0:
         client.enqueue({"n": 3})
-        os._exit(0 if client.flush() else 1)
+        os._exit(0 if client.flush(60) else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert client.flush()
+    assert client.flush(60)
     arrived = {event["n"]: event for event in collector.events()}
     assert arrived[1]["release"] == context["release"]
     assert "left_out" not in arrived[1]
@@ -106,7 +106,7 @@ def test_the_properties_of_posthog(make_client: MakeClient, collector: Collector
     client = make_client(format="posthog", api_key="k", context={"service": "shop"})
     assert client.enqueue({"event": "a", "distinct_id": "d"})
     assert client.enqueue({"event": "b", "distinct_id": "d", "properties": {"x": 1}})
-    assert client.flush()
+    assert client.flush(60)
     properties = {event["event"]: event["properties"] for event in collector.events()}
     assert properties == {"a": {"service": "shop"}, "b": {"x": 1, "service": "shop"}}
 
@@ -115,7 +115,7 @@ def test_a_sample_is_decided_by_its_key(make_client: MakeClient, collector: Coll
     client = make_client(sample={"rate": 0.25, "key": "trace.id"})
     for n in range(1000):
         assert client.enqueue({"n": n, "trace": {"id": f"t-{n % 100}"}})
-    assert client.flush()
+    assert client.flush(60)
     kept = [n for n in range(1000) if is_kept(f"t-{n % 100}", 0.25)]
     assert 100 < len(kept) < 400
     assert sorted(event["n"] for event in collector.events()) == kept
@@ -129,7 +129,7 @@ def test_the_environment_has_them_too(collector: Collector) -> None:
         "client = libtelemetry.Client()\n"
         "assert client.enqueue({'n': 1, 'secret': 'hush', 'k': 'in'})\n"
         "assert client.enqueue({'n': 2, 'secret': 'hush', 'k': 'out'})\n"
-        "assert client.flush()"
+        "assert client.flush(60)"
     )
     assert is_kept("in", 0.4)
     assert not is_kept("out", 0.4)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from disk import private_mounts
 
-from harness import Collector, environment, free_port, wait_until
+from harness import PATIENCE, Collector, environment, free_port, wait_until
 from libtelemetry import Client, ConfigError, Stats
 
 MakeClient = Callable[..., Client]
@@ -60,7 +60,7 @@ def run(script: str, url: str, spool: Path, **more: str) -> subprocess.Completed
         env=environment(url, **{"TELEMETRY_SPOOL_DIR": str(spool), **more}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -83,7 +83,7 @@ def test_what_a_hard_end_leaves_is_delivered_by_the_next_process(
     run(ENDS[end], collector.url, spool)
     assert collector.stats()["received"] == 0
     client = make_client(spool_dir=spool)
-    assert client.flush(30)
+    assert client.flush(60)
     assert numbers(collector) == list(range(100))
     stats = client.stats()
     assert (stats.recovered, stats.delivered, stats.accepted) == (100, 100, 0)
@@ -96,7 +96,7 @@ def test_without_a_spool_a_hard_end_loses_the_queue(end: str, collector: Collect
     """What the spool is for; and the proof that the tests above could fail."""
     run(ENDS[end], collector.url, Path(), TELEMETRY_SPOOL_DIR="")
     with Client(collector.url) as client:
-        assert client.flush(30)
+        assert client.flush(60)
     assert collector.stats()["received"] == 0
 
 
@@ -118,7 +118,7 @@ def test_a_normal_end_at_a_dead_collector_leaves_all_and_says_so(
     assert "100 event(s)" in done.stderr
     assert "left in the spool" in done.stderr
     with Collector(tmp_path, address) as collector:
-        assert make_client(collector.url, spool_dir=spool).flush(30)
+        assert make_client(collector.url, spool_dir=spool).flush(60)
         assert numbers(collector) == list(range(100))
 
 
@@ -126,7 +126,7 @@ def test_an_image_that_executes_itself_delivers_what_it_left(
     collector: Collector, spool: Path
 ) -> None:
     """After exec the process id and its start time are the same, and the queue is gone."""
-    after = "from libtelemetry import Client; c = Client(); assert c.flush(30); print(c.stats())"
+    after = "from libtelemetry import Client; c = Client(); assert c.flush(60); print(c.stats())"
     done = run(f"os.execv(sys.executable, [sys.executable, '-c', {after!r}])", collector.url, spool)
     assert done.returncode == 0, done.stderr
     assert "recovered=100" in done.stdout
@@ -150,10 +150,10 @@ def test_an_image_that_does_not_know_the_client_holds_nothing_back(
     with program:
         assert program.stdout is not None
         assert program.stdout.readline() == "executed\n"
-        assert make_client(spool_dir=spool).flush(30)
+        assert make_client(spool_dir=spool).flush(60)
         assert numbers(collector) == [1]
         assert program.poll() is None
-        program.communicate(timeout=30)
+        program.communicate(timeout=PATIENCE)
 
 
 def test_a_living_process_keeps_its_events(
@@ -162,7 +162,7 @@ def test_a_living_process_keeps_its_events(
     start = f"from libtelemetry import Client\nclient = Client(batch={PATIENT})\n"
     script = "assert client.enqueue({'n': 1})\nprint('ready', flush=True)\ninput()\n"
     program = subprocess.Popen(
-        [sys.executable, "-c", start + script + "assert client.flush(30)"],
+        [sys.executable, "-c", start + script + "assert client.flush(60)"],
         env=environment(collector.url, TELEMETRY_SPOOL_DIR=str(spool)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -173,13 +173,13 @@ def test_a_living_process_keeps_its_events(
         assert program.stdout.readline() == "ready\n"
         client = make_client(spool_dir=spool)
         assert client.enqueue({"n": 2})
-        assert client.flush(30)
+        assert client.flush(60)
         assert numbers(collector) == [2]
         assert client.stats().recovered == 0
-        program.communicate("go on\n", timeout=30)
+        program.communicate("go on\n", timeout=PATIENCE)
         assert program.returncode == 0
     assert numbers(collector) == [1, 2]
-    assert client.shutdown()
+    assert client.shutdown(60)
     assert left(spool) == []
 
 
@@ -193,7 +193,7 @@ def test_a_child_that_leaves_hard_is_delivered_by_its_parent(
         if pid == 0:
             os._exit(0 if client.enqueue({"n": n}) else 1)
         assert os.waitpid(pid, 0)[1] == 0
-    assert client.flush(30)
+    assert client.flush(60)
     assert numbers(collector) == list(range(6))
     assert collector.stats()["duplicates"] == 0
 
@@ -204,7 +204,7 @@ def test_a_process_that_only_opened_the_client_looks_for_nothing_at_its_end(
     run("os._exit(0)", collector.url, spool)
     code = "from libtelemetry import Client; client = Client()"
     env = environment(collector.url, TELEMETRY_SPOOL_DIR=str(spool))
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=PATIENCE)
     assert collector.stats()["received"] == 0
 
 
@@ -219,17 +219,17 @@ def test_shutdown_says_what_it_left_and_the_next_client_delivers_it(
     before = time.time()
     for n in range(100):
         assert client.enqueue({"n": n})
-    assert client.shutdown(30) is False
+    assert client.shutdown(3600) is False
     took, after = time.time() - before, time.time()
     print(f"shutdown at a dead collector: {took:.3f} s")
-    assert took < 15, "it waited, though nothing can get lost"
+    assert took < PATIENCE, "it waited, though nothing can get lost"
     stats = client.stats()
     assert (stats.left_in_spool, stats.delivered) == (100, 0)
     assert_books_balance(stats)
     assert client.enqueue({"n": 100}) is False
     with Collector(tmp_path, address) as collector:
         following = make_client(collector.url, spool_dir=spool)
-        assert following.flush(30)
+        assert following.flush(60)
         assert following.stats().recovered == 100
         assert numbers(collector) == list(range(100))
         assert collector.stats()["duplicates"] == 0
@@ -261,7 +261,7 @@ def test_a_collector_that_comes_back_gets_everything(
         assert collector.stats()["duplicates"] == 0
         assert client.stats().delivered == 2000
         assert client.stats().spool_failures == 0
-        assert client.shutdown(10)
+        assert client.shutdown(60)
     assert left(spool) == []
 
 
@@ -281,7 +281,7 @@ def test_a_full_spool_refuses_and_counts(
     stats = client.stats()
     assert (stats.accepted, stats.dropped_full) == (taken.count(True), taken.count(False))
     collector.fault("")
-    assert client.flush(30)
+    assert client.flush(60)
     assert numbers(collector) == [n for n, was in enumerate(taken) if was]
     assert client.enqueue({"n": 1000}), "there is room again"
 
@@ -300,10 +300,10 @@ def test_a_full_spool_may_give_up_the_oldest(
             return client.enqueue({"n": n, "text": "x" * 1000})
 
         # The sender makes the room; a burst may be faster than it.
-        wait_until(f"room for event {n}", accepted, 30)
+        wait_until(f"room for event {n}", accepted)
         taken.append(n)
     collector.fault("")
-    assert client.flush(30)
+    assert client.flush(60)
     stats = client.stats()
     assert stats.evicted > 0
     assert stats.expired == stats.evicted
@@ -326,9 +326,9 @@ def test_what_is_adopted_does_not_pass_for_our_own(
     client = make_client(spool_dir=spool, batch={"max_events": 10, **PATIENT})
     assert client.enqueue({"n": 1000})
     wait_until("something is adopted", lambda: client.stats().delivered)
-    assert asyncio.run(client.aflush(30))
+    assert asyncio.run(client.aflush(60))
     assert 1000 in numbers(collector)
-    assert client.flush(30)
+    assert client.flush(60)
     assert numbers(collector) == [*range(100), 1000]
 
 
@@ -345,11 +345,11 @@ def test_refused_events_are_written_down(
     collector.fault("400")
     for n in range(3):
         assert client.enqueue({"n": n})
-    assert client.flush(30), "a refusal is an answer"
+    assert client.flush(60), "a refusal is an answer"
     collector.fault("")
     assert client.enqueue("no JSON")
     assert client.enqueue({"n": 3})
-    assert client.flush(30)
+    assert client.flush(60)
     stats = client.stats()
     assert (stats.rejected, stats.invalid, stats.delivered) == (3, 1, 1)
     assert_books_balance(stats)
@@ -362,7 +362,7 @@ def test_refused_events_are_written_down(
     assert invalid["raw"] == "no JSON"
     assert all(line["reason"] and line["refused_at"] for line in lines)
     assert stat.S_IMODE(letters.stat().st_mode) == 0o600
-    assert client.shutdown()
+    assert client.shutdown(60)
     assert left(spool) == []
 
 
@@ -397,9 +397,9 @@ def test_events_never_reach_another_account(
 ) -> None:
     assert run("os._exit(0)", collector.url, spool, TELEMETRY_BEARER="one").returncode == 0
     other = make_client(spool_dir=spool, bearer="another")
-    assert other.flush(30)
+    assert other.flush(60)
     assert collector.stats()["received"] == 0
-    assert make_client(spool_dir=spool, bearer="one").flush(30)
+    assert make_client(spool_dir=spool, bearer="one").flush(60)
     assert numbers(collector) == list(range(100))
 
 
@@ -452,7 +452,7 @@ def test_a_sticky_directory_is_fine(
     spool.chmod(0o1777)
     client = make_client(spool_dir=spool)
     assert client.enqueue({"n": 1})
-    assert client.flush(30)
+    assert client.flush(60)
     assert client.stats().spool_failures == 0
 
 
@@ -509,7 +509,7 @@ def in_memory(
             first = program.stdout.readline()
             assert first == "enqueued\n", program.stderr.read()
             collector.fault("")
-            out, err = program.communicate("go on\n", timeout=90)
+            out, err = program.communicate("go on\n", timeout=PATIENCE)
         except BaseException:
             program.kill()
             raise
@@ -597,7 +597,7 @@ def child(n):
         os.setgid(65534), os.setuid(65534)
         taken = client.enqueue({"n": n})
         if n == 2:
-            taken = client.flush(30) and client.stats().recovered == 1
+            taken = client.flush(60) and client.stats().recovered == 1
         os._exit(0 if taken else 1)
     assert os.waitpid(pid, 0)[1] == 0
 child(1)                                            # leaves hard, and leaves an event
@@ -621,7 +621,7 @@ def test_a_server_that_starts_as_root_and_changes_its_user(
             env=environment(collector.url),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         assert "65534" in done.stderr, "whose directory it is"

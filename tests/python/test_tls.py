@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import wait_until
 from libtelemetry import Client
 
 
@@ -66,7 +67,7 @@ def test_the_right_authority_delivers(tls_sink: tuple[str, Path]) -> None:
     url, ca = tls_sink
     with Client(url, tls={"ca_file": ca}, compression="none") as client:
         assert client.enqueue({"n": 1})
-        assert client.flush(10)
+        assert client.flush(60)
     assert len(Sink.bodies) == 1
     assert b'"n":1' in Sink.bodies[0].replace(b" ", b"")
 
@@ -77,6 +78,7 @@ def test_a_wrong_authority_does_not(told: str, tls_sink: tuple[str, Path], tmp_p
     another = authority(tmp_path, "another")
     client = Client(url, tls={"ca_file": another} if told == "another" else None)
     assert client.enqueue({"n": 1})
+    wait_until("an attempt", lambda: client.stats().retries)
     assert client.flush(0.5) is False
     stats = client.stats()
     assert (stats.delivered, stats.rejected, stats.queue_events) == (0, 0, 1), "kept"

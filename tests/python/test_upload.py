@@ -34,7 +34,7 @@ def test_every_accepted_type_arrives(
 ) -> None:
     client = make_client(server.endpoint)
     assert client.upload(META, data) == ABC
-    assert client.flush()
+    assert client.flush(60)
     assert (server.asked, server.put, server.told) == ({ABC: 1}, {ABC: 1}, {ABC: 1})
     assert server.metas[ABC]["traceId"] == "t"
     stats = client.stats()
@@ -50,7 +50,7 @@ def test_a_file(
     client = make_client(server.endpoint)
     assert client.upload({**META, "file": as_path(path)}) == ABC
     path.unlink()
-    assert client.flush()
+    assert client.flush(60)
     assert server.put == {ABC: 1}
 
 
@@ -98,8 +98,8 @@ def test_what_is_not_taken_is_an_empty_text(server: MediaServer, make_client: Ma
     assert (stats.dropped_too_large, stats.dropped_full, stats.uploads) == (1, 1, 1)
     assert client.flush(0) is False
     server.refuse = None
-    assert client.flush(20)
-    assert client.shutdown()
+    assert client.flush(60)
+    assert client.shutdown(60)
     assert client.upload(META, b"x") == ""
 
 
@@ -109,5 +109,5 @@ def test_aflush_waits_for_uploads(server: MediaServer, make_client: MakeClient) 
     client.upload(META, b"abc")
     assert asyncio.run(client.aflush(0.2)) is False
     server.refuse = None
-    assert asyncio.run(client.aflush(10)) is True
+    assert asyncio.run(client.aflush(60)) is True
     assert server.told == {ABC: 1}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import Collector, environment, free_port
+from harness import PATIENCE, Collector, environment, free_port
 from libtelemetry import Client
 
 MakeClient = Callable[..., Client]
@@ -26,38 +26,34 @@ def python_threads() -> int:
 def test_aflush_delivers_and_lets_the_loop_run(
     make_client: MakeClient, collector: Collector
 ) -> None:
+    """Nothing is taken until another task has had ten turns, and has none if the loop stands."""
     client = make_client(retry={"initial_ms": 50, "max_ms": 50})
-    collector.fault("slow=300")
+    collector.fault("503")
 
-    async def main() -> tuple[bool, int]:
-        turns = 0
-
+    async def main() -> bool:
         async def other() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
+            for _ in range(10):
                 await asyncio.sleep(0.005)
+            collector.fault("")
 
-        task = asyncio.create_task(other())
         assert client.enqueue({"n": 1})
-        done = await client.aflush(5)
-        task.cancel()
-        return done, turns
+        task = asyncio.create_task(other())
+        done = await client.aflush(60)
+        assert task.done()
+        return done
 
     before = python_threads()
-    done, turns = asyncio.run(main())
-    assert done
-    assert turns > 10, "the loop stood still"
+    assert asyncio.run(main()), "the loop stood still"
     assert python_threads() == before
     assert collector.stats()["unique"] == 1
 
 
 def test_aflush_has_a_deadline(make_client: MakeClient) -> None:
-    client = make_client(f"http://127.0.0.1:{free_port()}")
+    client = make_client(f"http://127.0.0.1:{free_port()}", timeout_ms=3_600_000)
     client.enqueue({"n": 1})
     start = time.monotonic()
     assert asyncio.run(client.aflush(0.3)) is False
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < PATIENCE
     with pytest.raises(ValueError, match="timeout"):
         asyncio.run(client.aflush(-1))
 
@@ -73,13 +69,12 @@ def test_aflush_returns_though_others_keep_enqueueing(client: Client, collector:
 
         task = asyncio.create_task(other())
         client.enqueue({"n": 1})
-        done = await client.aflush(5)
+        done = await client.aflush(60)
         task.cancel()
         return done
 
-    start = time.monotonic()
+    # Else it would wait for them for the whole of its time, and say False.
     assert asyncio.run(main())
-    assert time.monotonic() - start < 4
 
 
 def test_aflush_does_not_hammer_a_failing_collector(
@@ -98,42 +93,42 @@ def test_aflush_in_a_child(client: Client, collector: Collector) -> None:
     if pid == 0:
         try:
             client.enqueue({"from": "child"})
-            done = asyncio.run(client.aflush(10))
+            done = asyncio.run(client.aflush(60))
         except BaseException:
             done = False
         os._exit(0 if done else 1)
     assert os.waitpid(pid, 0)[1] == 0
-    assert client.flush(10)
+    assert client.flush(60)
     assert sorted(event["from"] for event in collector.events()) == ["child", "parent"]
 
 
 GEVENT = """
 import gevent.monkey
 gevent.monkey.patch_all()
-import gevent, os, time
+import gevent, os, urllib.request
 from libtelemetry import Client
-client = Client(os.environ["TELEMETRY_ENDPOINT"])
-turns = 0
+url = os.environ["TELEMETRY_ENDPOINT"]
+client = Client(url, retry={"initial_ms": 50, "max_ms": 50})
+def fault(text):
+    ask = urllib.request.Request(url + "/fault", text.encode(), method="PUT")
+    urllib.request.urlopen(ask, timeout=120).read()
 def other():
-    global turns
-    while True:
-        turns += 1
+    for _ in range(10):
         gevent.sleep(0.005)
-greenlet = gevent.spawn(other)
-def use(name):
+    fault("")
+def use(name, wait=lambda: client.flush(60)):
+    # Nothing is taken until another greenlet has had ten turns, and has none if all wait.
+    fault("503")
     assert client.enqueue({"from": name})
-    before = turns
-    assert client.flush(5)
-    assert turns - before > 10, (name, turns - before)
+    greenlet = gevent.spawn(other)
+    assert wait(), name
+    greenlet.join(120)
 use("parent")
 pid = os.fork()
 if pid == 0:
     use("child")
     gevent.joinall([gevent.spawn(use, "greenlet")], raise_error=True)
-    client.enqueue({"from": "shutdown"})
-    before = turns
-    assert client.shutdown(5)
-    assert turns - before > 10
+    use("shutdown", lambda: client.shutdown(60))
     assert client.enqueue({}) is False
     os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
@@ -141,9 +136,11 @@ assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_gevent_waits_cooperatively(collector: Collector) -> None:
-    collector.fault("slow=300")
     subprocess.run(
-        [sys.executable, "-c", GEVENT], env=environment(collector.url), check=True, timeout=30
+        [sys.executable, "-c", GEVENT],
+        env=environment(collector.url),
+        check=True,
+        timeout=5 * PATIENCE,
     )
     assert sorted(event["from"] for event in collector.events()) == [
         "child",
@@ -156,20 +153,16 @@ def test_gevent_waits_cooperatively(collector: Collector) -> None:
 def test_other_threads_run_during_a_flush(make_client: MakeClient, collector: Collector) -> None:
     import threading
 
-    collector.fault("slow=300")
-    client = make_client()
+    collector.fault("503")
+    client = make_client(retry={"initial_ms": 50, "max_ms": 50})
     client.enqueue({"n": 1})
-    turns = 0
-    stop = threading.Event()
 
     def other() -> None:
-        nonlocal turns
-        while not stop.wait(0.005):
-            turns += 1
+        for _ in range(10):
+            time.sleep(0.005)
+        collector.fault("")
 
     thread = threading.Thread(target=other)
     thread.start()
-    assert client.flush(5)
-    stop.set()
+    assert client.flush(60), "flush kept the GIL"
     thread.join()
-    assert turns > 10, "flush kept the GIL"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import libtelemetry
-from harness import LIBRARY, Collector, environment
+from harness import LIBRARY, PATIENCE, Collector, environment
 from libtelemetry import Client, LibraryNotFound, _client, _native
 from libtelemetry import logging as telemetry_logging
 
@@ -50,11 +50,11 @@ def test_every_method_works(opener: Opener, collector: Collector) -> None:
     client = Client._wrap(opener.native, opener.handle)
     for event in ({"n": 0}, '{"n": 1}', b'{"n": 2}'):
         assert client.enqueue(event) is True
-    assert client.flush(10) is True
+    assert client.flush(60) is True
     assert client.stats().delivered == 3
     with pytest.raises(ValueError, match="takes no uploads"):
         client.upload({"field": "input", "traceId": "t"}, b"x")
-    assert client.shutdown(5) is True
+    assert client.shutdown(60) is True
     assert client.enqueue({"n": 3}) is False
     assert sorted(event["n"] for event in collector.events()) == [0, 1, 2]
 
@@ -84,7 +84,7 @@ def test_it_cannot_be_pickled_and_is_not_found_by_others(
     assert copy.copy(client) is client
     ours = Client(collector.url)
     assert pickle.loads(pickle.dumps(ours)) is ours
-    ours.shutdown()
+    ours.shutdown(60)
 
 
 def test_repr_and_format(opener: Opener) -> None:
@@ -105,10 +105,10 @@ def test_a_fork_uses_it_at_once(opener: Opener, collector: Collector) -> None:
     assert client.enqueue({"n": 0})
     pid = os.fork()
     if pid == 0:
-        fine = client.stats().accepted == 0 and client.enqueue({"n": 1}) and client.flush(10)
+        fine = client.stats().accepted == 0 and client.enqueue({"n": 1}) and client.flush(60)
         os._exit(0 if fine else 1)
     assert os.waitpid(pid, 0)[1] == 0
-    assert client.flush(10)
+    assert client.flush(60)
     assert sorted(event["n"] for event in collector.events()) == [0, 1]
 
 
@@ -130,7 +130,7 @@ print(native.path)
 def test_the_functions_of_the_program_itself(collector: Collector) -> None:
     env = environment(LD_PRELOAD=str(LIBRARY))
     command = [sys.executable, "-c", INSIDE, collector.url]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "this program\n", "")
     assert [event["n"] for event in collector.events()] == [1], "flushed when the interpreter ended"
     with pytest.raises(LibraryNotFound, match="this program: not libtelemetry"):

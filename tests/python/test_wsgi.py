@@ -14,7 +14,7 @@ from wsgiref.validate import validator
 import pytest
 from frameworks import Broken, Notes, framework
 
-from harness import Collector
+from harness import PATIENCE, Collector
 from libtelemetry import Client
 from libtelemetry.wsgi import Middleware
 
@@ -320,12 +320,12 @@ def test_it_is_wsgi(notes: Notes, client: Client, collector: Collector) -> None:
         try:
             for path in ("/list", "/stream"):
                 url = f"http://127.0.0.1:{server.server_port}{path}?q=1"
-                with urllib.request.urlopen(url, timeout=30) as answer:
+                with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
                     assert answer.read() == b"hello"
         finally:
             server.shutdown()
             thread.join()
-    assert client.flush()
+    assert client.flush(60)
     events = collector.events()
     assert [(e["route"], e["status"], e["bytes"]) for e in events] == [
         ("/list", 200, 5),
