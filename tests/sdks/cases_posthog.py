@@ -255,7 +255,7 @@ def by_gevent(host: str) -> dict[str, Any]:
 def killed(host: str, spool: str, count: int) -> int:
     """Capture, and with a `count` be killed before anything is sent; else deliver what is there."""
     client = Posthog(KEY, host=host)
-    native = install(client, spool_dir=spool, batch={"max_age_ms": 60_000})
+    native = install(client, spool_dir=spool, batch={"max_age_ms": 3_600_000})
     for n in range(count):
         client.capture("kept", distinct_id="u", properties={"n": n})
     if count:

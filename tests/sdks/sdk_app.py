@@ -17,11 +17,13 @@ from langfuse import Langfuse
 from posthog import Posthog
 from segment.analytics.client import Client as Segment
 
+import libtelemetry.integrations._sdk
 import libtelemetry.integrations.langfuse
 import libtelemetry.integrations.posthog
 import libtelemetry.integrations.segment
 
 HOST = os.environ["SDK_HOST"]
+libtelemetry.integrations._sdk.FLUSH_SECONDS = 60.0  # for a busy machine
 
 posthog = Posthog("phc_test", host=HOST)
 segment = Segment("wk_test", host=HOST)

@@ -44,7 +44,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server = _Server(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
@@ -104,6 +104,11 @@ class Sink:
         self.server.shutdown()
         self.server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    # Five are few for many processes at once: what comes later is sent again after a second.
+    request_queue_size = 128
 
 
 def _handler(sink: Sink) -> type[BaseHTTPRequestHandler]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from harness import HERE, environment, free_port
+from harness import HERE, PATIENCE, environment, free_port
 from otlp_kit import AGES, OtlpSink, Rotel, run_with_sdk, sdk_environment
 
 COMPARE = HERE.parent / "sdks" / "otel_compare.py"
@@ -72,8 +72,8 @@ recorded = sampling.StaticSampler(sampling.Decision.RECORD_ONLY)
 only_recorded = TracerProvider(sampler=recorded)
 only_recorded.add_span_processor(spans)
 only_recorded.get_tracer("lib").start_span("recorded, not sampled").end()
-assert tracers.force_flush(), spans.client.stats()
-assert loggers.force_flush(), logs.client.stats()
+assert tracers.force_flush(60_000), spans.client.stats()
+assert loggers.force_flush(60_000), logs.client.stats()
 print(json.dumps([
     f"{outer.get_span_context().trace_id:032x}",
     f"{outer.get_span_context().span_id:016x}",
@@ -141,7 +141,7 @@ def test_a_file_holds_otlp_json(tmp_path: Path, sink: OtlpSink) -> None:
             gzip.compress(line.encode()),
             {"Content-Type": "application/json", "Content-Encoding": "gzip"},
         )
-        urllib.request.urlopen(ask, timeout=10).close()
+        urllib.request.urlopen(ask, timeout=PATIENCE).close()
     assert_emitted(found, sink)
 
 
@@ -159,7 +159,7 @@ tracers.add_span_processor(SimpleSpanProcessor(spans))
 loggers.add_log_record_processor(export.SimpleLogRecordProcessor(logs))
 with tracers.get_tracer("lib").start_as_current_span("span"):
     loggers.get_logger("lib").emit(body="log")
-assert spans.force_flush() and logs.force_flush(1000)
+assert spans.force_flush(60_000) and logs.force_flush(60_000)
 spans.shutdown()
 logs.shutdown()
 span = tracers.get_tracer("lib").start_span("late")
@@ -199,25 +199,29 @@ def test_the_last_spans_arrive_at_exit(sink: OtlpSink) -> None:
 
 
 SHUTDOWN = """
-import json, sys
+import json, sys, time
 from opentelemetry.sdk.trace import TracerProvider
 from libtelemetry.integrations.opentelemetry import SpanProcessor
 
+url, milliseconds = sys.argv[1], int(sys.argv[2])
 provider = TracerProvider()
-processor = SpanProcessor(sys.argv[1], retry={"initial_ms": 10})
+processor = SpanProcessor(url, retry={"initial_ms": 10}, exit_timeout_ms=600_000)
 provider.add_span_processor(processor)
 provider.get_tracer("lib").start_span("span").end()
-flushed = provider.force_flush(50)
-processor.shutdown(timeout_millis=50)
+start = time.monotonic()
+flushed = provider.force_flush(milliseconds)
+processor.shutdown(timeout_millis=milliseconds)
+took = time.monotonic() - start
 provider.get_tracer("lib").start_span("late").end()
-print(json.dumps([flushed, processor.client.stats().accepted]))
+print(json.dumps([flushed, took < 20, processor.client.stats().accepted]))
 """
 
 
 def test_flush_and_shutdown_have_their_times(sink: OtlpSink) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    assert run_with_sdk("newest", SHUTDOWN, nobody) == [False, 1]
-    assert run_with_sdk("newest", SHUTDOWN, sink.url) == [True, 1]
+    # Far below what either takes by default, 30 s.
+    assert run_with_sdk("newest", SHUTDOWN, nobody, "50") == [False, True, 1]
+    assert run_with_sdk("newest", SHUTDOWN, sink.url, "60000")[::2] == [True, 1]
 
 
 ODD = """
@@ -241,7 +245,7 @@ for body in (Evil(), loop, {"k": Evil(), 5: 2**70}, {1, 2}):
     loggers.get_logger("lib").emit(body=body)
 tracers.get_tracer("lib").start_span("no time", start_time=-1).end()
 spans.on_end(object())
-assert spans.force_flush() and logs.force_flush()
+assert spans.force_flush(60_000) and logs.force_flush(60_000)
 print(json.dumps([spans.client.stats().delivered, logs.client.stats().delivered]))
 """
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness import BIN, ROOT, Collector, Server, free_port, load
+from harness import BIN, PATIENCE, ROOT, Collector, Server, free_port, load
 from sdk_kit import AGES, HERE, SdkCollector, environment
 from test_uwsgi import UWSGI
 from verdict import assert_exactly_once
@@ -29,7 +29,8 @@ def gunicorn(*args: str) -> Start:
         port = free_port()
         argv = [str(BIN / "gunicorn"), "--preload", "-w", "4", "-b", f"127.0.0.1:{port}", *args]
         argv += ["--control-socket", str(directory / "gunicorn.ctl"), "sdk_app:application"]
-        env = environment(age, SDK_HOST=collector.url)
+        argv += ["--timeout", "600", "--graceful-timeout", "100"]
+        env = environment(age, SDK_HOST=collector.url, TELEMETRY_BATCH_MAX_AGE_MS="1000")
         return Server(argv, port, directory / "gunicorn.log", env)
 
     return start
@@ -45,11 +46,12 @@ def uwsgi(build: str) -> Start:
             pytest.skip("the SDKs were installed for another Python than Debian's")
         port = free_port()
         argv = [*UWSGI[build], "--http-socket", f"127.0.0.1:{port}", "--master", "-p", "4"]
+        argv += ["--socket-timeout", "60"]
         argv += ["--die-on-term", "--need-app", "--disable-logging"]
         for path in (AGES[age], HERE, ROOT / "python"):
             argv += ["--pythonpath", str(path)]
         argv += ["--module", "sdk_app:application"]
-        env = environment(age, SDK_HOST=collector.url)
+        env = environment(age, SDK_HOST=collector.url, TELEMETRY_BATCH_MAX_AGE_MS="1000")
         return Server(argv, port, directory / "uwsgi.log", env)
 
     return start
@@ -95,7 +97,7 @@ def test_every_event_of_every_worker_arrives_once(
         # And at the end: stopped right after the last answer.
         accepted += load(web, requests=100, events=2)
         web.stop()
-    sdk_collector.wait_unique(len(accepted), seconds=2)
+    sdk_collector.wait_unique(len(accepted))
     rows = assert_exactly_once(accepted, sdk_collector)
     assert len(rows) >= 5, "the master and four workers"
 
@@ -113,7 +115,7 @@ def test_children_of_multiprocessing(age: str, sdk_collector: SdkCollector) -> N
         env=environment(age, SDK_HOST=sdk_collector.url),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     said: Any = json.loads(done.stdout.splitlines()[-1])
