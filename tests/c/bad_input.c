@@ -95,7 +95,7 @@ static void events(void) {
   large[1] = '!';
   CHECK_STATUS(telemetry_enqueue(t, large, 4096), TELEMETRY_OK);
   refused++;
-  CHECK_STATUS(telemetry_flush(t, 20000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
   telemetry_stats_t stats = ck_stats(t);
   CK_BALANCE(stats);
   CHECK_EQ(stats.invalid, refused);
@@ -108,19 +108,19 @@ static void events(void) {
 static void unreachable(void) {
   static const char *const nowhere[] = {"http://127.0.0.1:1", "http://192.0.2.1:9", "http://nobody.invalid:9"};
   for (int i = 0; i < 3; i++) {
-    telemetry_t *t = ck_open_at(nowhere[i], CK_FAST ",\"exit_timeout_ms\":100");
+    telemetry_t *t = ck_open_at(nowhere[i], CK_FAST ",\"exit_timeout_ms\":100,\"timeout_ms\":3600000");
     CHECK_STATUS(ck_enqueue(t, "nowhere", i), TELEMETRY_OK);
     long long started = ck_now_ms();
     CHECK_STATUS(telemetry_flush(t, 400), TELEMETRY_TIMEOUT);
-    CHECK_AT_MOST(ck_now_ms() - started, 2500);
+    CHECK_AT_MOST(ck_now_ms() - started, 60000);
     started = ck_now_ms();
     CHECK_STATUS(telemetry_shutdown(t, 200), TELEMETRY_TIMEOUT);
-    CHECK_AT_MOST(ck_now_ms() - started, 2500);
+    CHECK_AT_MOST(ck_now_ms() - started, 60000);
     started = ck_now_ms();
     telemetry_free(t);
-    CHECK_AT_MOST(ck_now_ms() - started, 2500);
+    CHECK_AT_MOST(ck_now_ms() - started, 60000);
   }
-  CK_AWAIT(ck_threads() == 1, 15000);
+  CK_AWAIT(ck_threads() == 1, CK_PATIENCE_MS);
 }
 
 /* A caller built against an older or a newer header. */

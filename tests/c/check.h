@@ -117,7 +117,9 @@ CK_UNUSED static void ck_nap_us(long us) {
     }                                                                                                        \
   } while (0)
 
-#define CK_ALARM_S 50
+/* A hang ends in SIGALRM, what must happen fails after CK_PATIENCE_MS: both far from what a busy machine needs. */
+#define CK_ALARM_S 500
+#define CK_PATIENCE_MS 120000
 
 /* ---- processes ---- */
 
@@ -301,7 +303,7 @@ CK_UNUSED static telemetry_stats_t ck_stats(telemetry_t *t) {
 
 /* Everything out, and the books in order. */
 CK_UNUSED static void ck_settle(telemetry_t *t) {
-  CHECK_STATUS(telemetry_flush(t, 20000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
   telemetry_stats_t stats = ck_stats(t);
   CK_BALANCE(stats);
   CHECK_EQ(stats.queue_events, 0);
@@ -344,6 +346,16 @@ CK_UNUSED static long ck_collected(const char *name) {
   const char *at = strstr(answer, key);
   CHECK(at);
   return atol(at + strlen(key));
+}
+
+/* Whether a request has met that fault. */
+CK_UNUSED static bool ck_fault_seen(const char *name) {
+  static char answer[1 << 20];
+  ck_http("GET", "/stats", "", answer, sizeof answer);
+  char key[64];
+  snprintf(key, sizeof key, "\"%s\":", name);
+  const char *at = strstr(answer, "\"by_status\":");
+  return at && strstr(at, key);
 }
 
 /* Two pipes to pytest: "the thing you arranged has happened", and "go on". */

@@ -70,7 +70,7 @@ int main(int argc, char **argv) {
     ck_settle(t);
     check_untouched();
   }
-  CHECK_STATUS(telemetry_shutdown(t, 5000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
   check_untouched();
   if (child && kind != CK_FORK) _exit(0);
   telemetry_free(t);

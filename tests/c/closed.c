@@ -7,8 +7,8 @@ int main(int argc, char **argv) {
   telemetry_t *t = ck_open("");
   ck_send(t, "before", 0, 10);
   if (!strcmp(argv[1], "shutdown")) {
-    CHECK_STATUS(telemetry_shutdown(t, 20000), TELEMETRY_OK);
-    CHECK_STATUS(telemetry_shutdown(t, 20000), TELEMETRY_OK);
+    CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
+    CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
     for (int depth = 0; depth < 2; depth++) {
       CHECK_STATUS(ck_enqueue(t, "closed", 0), TELEMETRY_CLOSED);
       pid_t child = ck_fork(kind);
@@ -28,12 +28,12 @@ int main(int argc, char **argv) {
   }
   pid_t child = ck_fork(kind);
   if (child == 0) {
-    CHECK_STATUS(telemetry_flush(t, 5000), TELEMETRY_OK);
+    CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
     CHECK_STATUS(telemetry_flush(t, 0), TELEMETRY_OK);
     CHECK_EQ(ck_stats(t).delivered, 0);
     ck_send(t, "child", 0, 10);
     ck_settle(t);
-    CHECK_STATUS(telemetry_shutdown(t, 5000), TELEMETRY_OK);
+    CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
     _exit(0);
   }
   ck_join(child);

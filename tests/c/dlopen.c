@@ -34,12 +34,12 @@ int main(int argc, char **argv) {
     CHECK(open_ && enqueue_ && flush_ && free_);
     telemetry_t *t = ck_open("");
     ck_send(t, "loop", i, 1);
-    if (i % 2) CHECK_STATUS(telemetry_flush(t, 20000), TELEMETRY_OK);
+    if (i % 2) CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
     free_(t);
     CHECK_EQ(dlclose(library), 0);
     if (i == WARM) threads = ck_threads(), fds = ck_fds(), maps = ck_maps(), rss = ck_rss_kib();
   }
-  CK_AWAIT(ck_threads() <= threads, 5000);
+  CK_AWAIT(ck_threads() <= threads, CK_PATIENCE_MS);
   CHECK_AT_MOST(ck_fds(), fds);
   CHECK_AT_MOST(ck_maps(), maps + 8);
   CHECK_AT_MOST(ck_rss_kib(), rss + 4096);

@@ -19,7 +19,7 @@ int main(int argc, char **argv) {
     ck_settle(t);
     CHECK_EQ(ck_stats(t).delivered, 100);
     ck_send(t, "child-last", 0, 10);
-    CHECK_STATUS(telemetry_shutdown(t, 20000), TELEMETRY_OK);
+    CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
     CHECK_STATUS(ck_enqueue(t, "late", 0), TELEMETRY_CLOSED);
     _exit(0);
   }

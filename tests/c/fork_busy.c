@@ -26,7 +26,7 @@ int main(int argc, char **argv) {
     for (int j = 0; j < 4; j++)
       if ((children[j] = ck_fork(kind)) == 0) {
         ck_send(client, "child", 0, 50);
-        CHECK_STATUS(telemetry_flush(client, 20000), TELEMETRY_OK);
+        CHECK_STATUS(telemetry_flush(client, CK_PATIENCE_MS), TELEMETRY_OK);
         CHECK_EQ(ck_stats(client).delivered, 50);
         _exit(0);
       }

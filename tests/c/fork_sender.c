@@ -17,17 +17,17 @@ int main(int argc, char **argv) {
   ck_start(argc, 3);
   enum ck_kind kind = ck_kind_of(argv[1]);
   char more[200];
-  snprintf(more, sizeof more, "\"resolver\":\"%s\",\"timeout_ms\":30000,\"retry\":{\"initial_ms\":20,\"max_ms\":200}", argv[3]);
+  snprintf(more, sizeof more, "\"resolver\":\"%s\",\"timeout_ms\":3600000,\"retry\":{\"initial_ms\":20,\"max_ms\":200}", argv[3]);
   telemetry_t *t = ck_open(more);
   ck_send(t, "before", 0, 20);
   if (!strcmp(argv[2], "connect"))
-    CK_AWAIT(connecting(), 20000);
+    CK_AWAIT(connecting(), CK_PATIENCE_MS);
   else
     ck_wait_test(); /* the request, or the query, has arrived and is being held */
 
   long long started = ck_now_us();
   pid_t child = ck_fork(kind);
-  if (child) CHECK_AT_MOST(ck_now_us() - started, 100000);
+  if (child) CHECK_AT_MOST(ck_now_us() - started, 60000000); /* and not until the test lets go, which comes after it */
   if (child == 0) {
     /* The sender's socket was not ours to keep, where a handler could run (libc's resolver hides its own). */
     if (kind == CK_FORK && strcmp(argv[3], "system")) {

@@ -30,15 +30,21 @@ static void on_tick(int signal) {
   errno = saved;
 }
 
+/* A child that has ended, and must have ended well; whether there was one. */
+static bool reap_one(int options) {
+  int status;
+  pid_t child;
+  while ((child = waitpid(-1, &status, options)) < 0 && errno == EINTR) {
+  }
+  if (child <= 0) return false;
+  if (!WIFEXITED(status) || WEXITSTATUS(status))
+    ck_fail(__FILE__, __LINE__, "child %d: wait status 0x%x after %d forks", (int)child, status, (int)forks);
+  living--;
+  return true;
+}
+
 static void reap(bool all) {
-  while (living > 0) {
-    int status;
-    pid_t child = waitpid(-1, &status, all ? 0 : WNOHANG);
-    if (child < 0 && errno == EINTR) continue;
-    if (child <= 0) break;
-    if (!WIFEXITED(status) || WEXITSTATUS(status))
-      ck_fail(__FILE__, __LINE__, "child %d: wait status 0x%x after %d forks", (int)child, status, (int)forks);
-    living--;
+  while (living > 0 && reap_one(all ? 0 : WNOHANG)) {
   }
 }
 
@@ -46,7 +52,7 @@ static void reap(bool all) {
 __attribute__((noreturn)) static void live_on(const char *tag, long seq, telemetry_status status) {
   if (status == TELEMETRY_OK) ck_note('+', tag, home, seq, seq);
   ck_send(client, "child", 0, 10);
-  CHECK_STATUS(telemetry_flush(client, 20000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_flush(client, CK_PATIENCE_MS), TELEMETRY_OK);
   telemetry_stats_t stats = ck_stats(client);
   CK_BALANCE(stats);
   CHECK_EQ(stats.invalid + stats.rejected + stats.queue_events, 0);
@@ -82,6 +88,7 @@ int main(int argc, char **argv) {
     accepted[seq] = status == TELEMETRY_OK;
     CHECK(status == TELEMETRY_OK || status == TELEMETRY_FULL);
     reap(false);
+    if (living == AT_ONCE && seq % 200 == 199) reap_one(0); /* a busy machine takes its time for them */
     if (status == TELEMETRY_FULL || seq % 200 == 199) {
       /* Room for the sender and the children, away from any call of ours. */
       ck_nap_us(2000);

@@ -49,7 +49,7 @@ int main(int argc, char **argv) {
   if (stalled) ck_fault("stall");
   client = ck_open(
       "\"queue_bytes\":1048576,\"segment_bytes\":65536,\"max_event_bytes\":16384,"
-      "\"timeout_ms\":2000,\"retry\":{\"initial_ms\":20,\"max_ms\":100}");
+      "\"timeout_ms\":5000,\"block_timeout_ms\":3600000,\"retry\":{\"initial_ms\":20,\"max_ms\":100}");
   pthread_t threads[THREADS], audit;
   CHECK_EQ(pthread_create(&audit, NULL, auditor, NULL), 0);
   for (int i = 0; i < THREADS; i++) CHECK_EQ(pthread_create(&threads[i], NULL, producer, (void *)(intptr_t)i), 0);
@@ -57,14 +57,14 @@ int main(int argc, char **argv) {
   telemetry_stats_t stats = ck_stats(client);
   CHECK_EQ(stats.accepted, taken);
   CHECK_EQ(stats.dropped_full, refused);
-  CHECK_AT_MOST(slowest_us, 500000); /* nobody waited for room: a scheduler's pause is shorter than that */
+  CHECK_AT_MOST(slowest_us, 60000000); /* nobody waited for room, for which one would wait an hour */
   if (stalled) {
     CHECK(refused > 0);
     CHECK(stats.queue_bytes <= 1048576 && stats.queue_bytes >= 1048576 / 2);
     CHECK_EQ(stats.delivered, 0);
     ck_fault("");
   }
-  CHECK_STATUS(telemetry_flush(client, 30000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_flush(client, CK_PATIENCE_MS), TELEMETRY_OK);
   atomic_store(&over, true);
   CHECK_EQ(pthread_join(audit, NULL), 0);
   ck_send(client, "again", 0, 100); /* there is room again */

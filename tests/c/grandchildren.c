@@ -22,7 +22,7 @@ int main(int argc, char **argv) {
   ck_send(t, "end", 0, 20);
   ck_settle(t);
   CHECK_EQ(ck_stats(t).delivered, depth == argc - 1 ? 40 : 60);
-  CHECK_STATUS(telemetry_shutdown(t, 5000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
   if (depth) _exit(0);
   telemetry_free(t);
   return 0;

@@ -21,23 +21,23 @@ int main(int argc, char **argv) {
   pthread_t thread;
   CHECK_EQ(pthread_create(&thread, NULL, nothing, NULL), EAGAIN);
 
-  telemetry_t *t = ck_open("\"idle_ms\":60000");
+  telemetry_t *t = ck_open("\"idle_ms\":60000,\"timeout_ms\":3600000");
   ck_send(t, "kept", 0, 100);
   CHECK_EQ(ck_threads(), 1);
   CHECK_EQ(ck_stats(t).queue_events, 100); /* kept: nobody is there to send them */
   ck_fault("stall");
   long long started = ck_now_ms();
   CHECK_STATUS(telemetry_flush(t, 0), TELEMETRY_TIMEOUT); /* a poll may try, but waits for nobody */
-  CHECK_AT_MOST(ck_now_ms() - started, 1000);
+  CHECK_AT_MOST(ck_now_ms() - started, 60000);
   ck_fault("");
-  CHECK_STATUS(telemetry_flush(t, 20000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
   telemetry_stats_t stats = ck_stats(t);
   CHECK_EQ(stats.delivered, 100);
   CHECK_EQ(stats.sender_starts, 0);
   CK_BALANCE(stats);
   ck_send(t, "kept", 100, 100);
   if (!strcmp(argv[1], "shutdown")) { /* which delivers on the caller's thread as well */
-    CHECK_STATUS(telemetry_shutdown(t, 20000), TELEMETRY_OK);
+    CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
     CHECK_EQ(ck_stats(t).delivered, 200);
     telemetry_free(t);
     return 0;
@@ -47,13 +47,13 @@ int main(int argc, char **argv) {
   allow_threads(true);
   /* No flush: the next events find that a thread can be had again. */
   long seq = 200;
-  long long until = ck_now_ms() + 30000;
+  long long until = ck_now_ms() + CK_PATIENCE_MS;
   while (ck_stats(t).sender_starts == 0 && ck_now_ms() < until) {
     ck_send(t, "kept", seq++, 1);
     ck_nap_us(10000);
   }
   CHECK(ck_stats(t).sender_starts > 0);
-  CK_AWAIT(ck_stats(t).queue_events == 0, 20000);
+  CK_AWAIT(ck_stats(t).queue_events == 0, CK_PATIENCE_MS);
   telemetry_free(t);
   return 0;
 }

@@ -25,7 +25,7 @@ BUILD = pathlib.Path(os.environ.get("LIBTELEMETRY_BUILD", REPO / "target" / "rel
 INCLUDE = pathlib.Path(os.environ.get("LIBTELEMETRY_INCLUDE", REPO / "include"))
 RUNNER = shlex.split(os.environ.get("LIBTELEMETRY_RUNNER", ""))
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-g", "-pthread"]
-TIMEOUT = 110
+TIMEOUT = 600
 
 DETECTORS = ["wipe", "fallback"]
 
@@ -79,15 +79,15 @@ class Collector:
 
     def fault(self, text):
         request = urllib.request.Request(f"{self.url}/fault", data=text.encode(), method="PUT")
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=120).close()
 
     def stats(self):
-        with urllib.request.urlopen(f"{self.url}/stats", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/stats", timeout=120) as answer:
             return json.load(answer)
 
     def close(self):
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(120)
 
 
 @pytest.fixture
@@ -203,6 +203,8 @@ def run(programs, collector, tmp_path):
             TEST_COLLECTOR=collector.url,
             TEST_ENDPOINT=endpoint or collector.url,
             TEST_LIBRARY=str(programs.library),
+            # The second that is the default may be too short for a last flush on a busy machine.
+            TELEMETRY_EXIT_TIMEOUT_MS="120000",
         )
         if detector == "fallback":
             variables["TELEMETRY_TEST_NO_WIPEONFORK"] = "1"

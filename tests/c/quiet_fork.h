@@ -29,7 +29,7 @@ enum { THREADS_WHEN_QUIET = 1 };
 
 static inline pid_t quiet_fork(void) {
   struct timespec pause = {0, 1000000};
-  for (int left = 20000; threads_of_process() > THREADS_WHEN_QUIET; left--) {
+  for (int left = 120000; threads_of_process() > THREADS_WHEN_QUIET; left--) {
     if (left == 0) abort();
     nanosleep(&pause, NULL);
   }

@@ -27,10 +27,10 @@ int main(int argc, char **argv) {
   for (int i = 0; i < CHILDREN; i++) {
     pid_t child = ck_fork(CK_CLONE);
     if (child == 0) {
-      alarm(8);
+      alarm(CK_ALARM_S);
       ck_send(t, "child", 0, 10);
-      CHECK_STATUS(telemetry_flush(t, 3000), TELEMETRY_OK);
-      CHECK_STATUS(telemetry_shutdown(t, 1000), TELEMETRY_OK);
+      CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
+      CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
       _exit(0);
     }
     ck_join(child);

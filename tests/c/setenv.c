@@ -28,7 +28,7 @@ int main(int argc, char **argv) {
   CHECK_EQ(pthread_create(&thread, NULL, storm, NULL), 0);
   for (int i = 0; i < 200; i++) {
     ck_send(t, "storm", i * 20, 20);
-    CHECK_STATUS(telemetry_flush(t, 20000), TELEMETRY_OK); /* a sender starts, connects, sends, ends */
+    CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK); /* a sender starts, connects, sends, ends */
     if (i % 20 == 0) {
       pid_t child = fork();
       if (child == 0) {

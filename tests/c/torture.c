@@ -31,7 +31,7 @@ static void *forker(void *argument) {
     if (ck_fork(kind) == 0) {
       ck_send(client, "child", 0, 10);
       if (kind == CK_FORK && i % 2) exit(0);
-      CHECK_STATUS(telemetry_flush(client, 20000), TELEMETRY_OK);
+      CHECK_STATUS(telemetry_flush(client, CK_PATIENCE_MS), TELEMETRY_OK);
       _exit(0);
     }
     living++;
@@ -41,7 +41,6 @@ static void *forker(void *argument) {
 
 int main(int argc, char **argv) {
   ck_start(argc, 1);
-  alarm(100);
   enum ck_kind kind = ck_kind_of(argv[1]);
   client = ck_open("");
   pthread_t threads[THREADS], fifth;

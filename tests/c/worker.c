@@ -32,17 +32,17 @@ int main(int argc, char **argv) {
     pid_t grandchild = ck_fork(kind);
     if (!grandchild) {
       say(t, number); /* inherited */
-      if (!killed) CHECK_STATUS(telemetry_flush(t, 20000), TELEMETRY_OK);
+      if (!killed) CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
       _exit(0);
     }
     ck_join(grandchild);
-    if (!killed) CHECK_STATUS(telemetry_flush(t, 20000), TELEMETRY_OK);
+    if (!killed) CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
     _exit(0);
   }
   CHECK_STATUS(telemetry_set_worker(65535), TELEMETRY_OK); /* what waits keeps its number */
   say(t, 65535);
-  CHECK_STATUS(telemetry_flush(t, 20000), TELEMETRY_OK);
-  CHECK_STATUS(telemetry_shutdown(t, 5000), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_flush(t, CK_PATIENCE_MS), TELEMETRY_OK);
+  CHECK_STATUS(telemetry_shutdown(t, CK_PATIENCE_MS), TELEMETRY_OK);
   telemetry_free(t);
   return 0;
 }
