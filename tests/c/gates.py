@@ -8,6 +8,8 @@ import socket
 import struct
 import threading
 
+from harness import wait_until
+
 
 class Gate:
     """Threads of the test's own; each ends with its socket."""
@@ -93,8 +95,9 @@ class HoldConnect(Gate):
         self.sockets.append(self.listener)
         address = self.listener.getsockname()
         self.endpoint = f"http://127.0.0.1:{address[1]}"
-        while not self.full(address[1]):
-            self.sockets.append(socket.create_connection(address))
+        self.sockets.append(socket.create_connection(address))
+        # It is there for us before it is there for the kernel's other end.
+        wait_until("the backlog is full", lambda: self.full(address[1]))
         self.start(self.serve)
 
     @staticmethod
