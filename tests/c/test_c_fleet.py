@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness import LIBRARY, ROOT, Collector, Server, environment, free_port
+from harness import LIBRARY, PATIENCE, ROOT, Collector, Server, environment, free_port
 
 SOURCE = ROOT / "bindings" / "c" / "examples" / "fleet.c"
 SOURCES = [f"-I{ROOT / 'include'}", str(SOURCE)]
@@ -30,7 +30,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = directory / "fleet"
     command = ["gcc", *STRICT, "-O2", "-g", *SOURCES, "-o", str(made)]
     command += [f"-L{directory}", "-ltelemetry", f"-Wl,-rpath,{directory}"]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=5 * PATIENCE)
     return made
 
 
@@ -69,8 +69,8 @@ def collector(tmp_path: Path) -> Iterator[Collector]:
 @pytest.fixture
 def fleet(program: Path, collector: Collector, tmp_path: Path) -> Iterator[Fleet]:
     port = free_port()
-    # KILL_MS leaves a worker that is replaced time to deliver.
-    times = {"DUMP_MS": "50", "KILL_MS": "1000", "BACKOFF_CAP_MS": "50"}
+    # KILL_MS leaves a worker that is replaced time to deliver; a busy machine makes nobody stale.
+    times = {"DUMP_MS": "50", "KILL_MS": "5000", "BACKOFF_CAP_MS": "50", "STALE_MS": "600000"}
     more = {f"TELEMETRY_FLEET_{key}": value for key, value in times.items()}
     env = environment(collector.url, TELEMETRY_RUNTIME_DIR=str(tmp_path / "run"), **more)
     running = Fleet([str(program), str(port), str(WORKERS)], port, tmp_path / "fleet.log", env)
@@ -114,7 +114,7 @@ def test_jobs_deaths_and_the_end(fleet: Fleet, collector: Collector) -> None:
 def test_another_compiler_takes_it() -> None:
     if not shutil.which("clang"):
         pytest.skip("clang is not installed")
-    subprocess.run(["clang", *STRICT, "-fsyntax-only", *SOURCES], check=True, timeout=60)
+    subprocess.run(["clang", *STRICT, "-fsyntax-only", *SOURCES], check=True, timeout=5 * PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_another_compiler_takes_it() -> None:
 )
 def test_it_says_what_is_wrong(program: Path, variable: str, value: str, said: str) -> None:
     argv, env = [program, str(free_port()), "2"], environment(**{variable: value})
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=5 * PATIENCE)
     assert done.returncode == 1
     assert said in done.stderr
     assert value in done.stderr

@@ -22,6 +22,7 @@ import pytest
 
 from harness import (
     LIBRARY,
+    PATIENCE,
     ROOT,
     Collector,
     Key,
@@ -31,6 +32,7 @@ from harness import (
     compare,
     environment,
     free_port,
+    kill_child,
     load,
     members,
     total,
@@ -55,8 +57,18 @@ LEAKS = "leak:libtelemetry.so\n"
 Start = Callable[..., Server]
 
 
+def patient(text: str) -> str:
+    """The example, where a busy machine has two minutes for what is given some seconds there."""
+    limits = r"(_MS = |shutdown\([\w.>-]+, )(2000|5000|10000)\b"
+    text, count = re.subn(limits, r"\g<1>120000", text)
+    assert count > 0
+    return text
+
+
 def build(directory: Path, name: str, how: str) -> Path:
-    compiler, _, sanitizer = how.partition(" ")
+    """`how` is a compiler, perhaps a sanitizer, and perhaps "as it is": else it is patient."""
+    plain, unchanged, _ = how.partition(" as it is")
+    compiler, _, sanitizer = plain.partition(" ")
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
     for link in ("libtelemetry.so", "libtelemetry.so.0"):
@@ -69,9 +81,15 @@ def build(directory: Path, name: str, how: str) -> Path:
         sanitize = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
         sanitize += ["-D_GNU_SOURCE=", "-include", str(quiet)]
     source, include = EXAMPLES / f"{name}.c", ROOT / "include"
+    if not unchanged:
+        copy = directory / "patient"
+        copy.mkdir(exist_ok=True)
+        for file in (source, EXAMPLES / "workers.h"):
+            (copy / file.name).write_text(patient(file.read_text()))
+        source = copy / source.name
     command = [compiler, *STRICT, *sanitize, f"-I{include}", str(source), "-o", str(program)]
     command += [f"-L{directory}", "-ltelemetry", f"-Wl,-rpath,{directory}"]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=5 * PATIENCE)
     return program
 
 
@@ -131,7 +149,7 @@ def stop(server: Server, sig: int = signal.SIGTERM) -> None:
 
 
 def raw(server: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
 
 
 def rest_of(connection: socket.socket) -> bytes:
@@ -193,9 +211,15 @@ def test_killed_workers_lose_nothing_with_a_spool(
     with Crowd(server) as crowd:
         for _ in range(2 * WORKERS):
             crowd.more(20)
-            victim = sorted(set(children(server.process.pid)) - killed)[0]
-            os.kill(victim, signal.SIGKILL)
-            killed.add(victim)
+
+            def kill_one() -> bool:
+                for victim in sorted(set(children(server.process.pid)) - killed):
+                    if kill_child(server.process.pid, victim):
+                        killed.add(victim)
+                        return True
+                return False
+
+            server.wait_for("a worker to kill", kill_one)
         crowd.more(20)
     accepted = crowd.accepted + of_master(server)
     assert collector.stats()["unique"] == 0
@@ -206,11 +230,14 @@ def test_killed_workers_lose_nothing_with_a_spool(
         return len(workers) == WORKERS and not workers & killed
 
     server.wait_for("there are four again", replaced)
-    collector.wait_unique(len(accepted) - 1, seconds=30)
+    collector.wait_unique(len(accepted) - 1)
     status = server.stop()
     assert status == 0, server.output()
-    sums = total(compare(accepted, collector.events()))
-    assert (sums.lost, sums.duplicates) == (0, 0)
+    events = collector.events()
+    sums = total(compare(accepted, events))
+    assert sums.lost == 0
+    # What was adopted, and not heard of when its worker was told to end, comes under the same id.
+    assert sums.duplicates == collector.stats()["duplicates"], sums
     # A worker that was killed between taking an event and answering has told nobody.
     assert sums.unknown <= crowd.broken
     assert {pid for pid, _ in accepted} & killed
@@ -221,7 +248,7 @@ def test_killed_workers_lose_nothing_with_a_spool(
 def test_the_collector_stalls(start: Start, collector: Collector, name: str) -> None:
     """It takes requests and answers none: the server answers on, and TERM ends it all the same."""
     collector.fault("stall")
-    server = start(name)
+    server = start(name, f"{PLAIN} as it is", TELEMETRY_EXIT_TIMEOUT_MS="1000")
     accepted = load(server, requests=200, workers=BUSY[name])
     assert len(accepted) >= 200
     server.stop()
@@ -248,8 +275,7 @@ def test_requests_in_pieces_and_worse(start: Start, collector: Collector, name: 
     with raw(server) as slow:
         for piece in (b"GET / HTTP/1.1\r", b"\nHost: a\r\n", b"\r"):
             slow.sendall(piece)
-        # A worker has it, and is in the middle of it, once it has read.
-        wait_until("it is read", lambda: unread(server.port) == 0)
+        wait_until("a worker is in the middle of it", lambda: is_read(slow))
         server.process.send_signal(signal.SIGTERM)
         wait_until("a worker ends", lambda: len(children(server.process.pid)) < WORKERS)
         slow.sendall(b"\n")
@@ -259,14 +285,18 @@ def test_requests_in_pieces_and_worse(start: Start, collector: Collector, name: 
     assert collector.stats()["duplicates"] == 0
 
 
-def unread(port: int) -> int:
-    """Bytes that wait in the server's sockets on that port."""
-    waiting = 0
+def is_read(connection: socket.socket) -> bool:
+    """Whether all that was sent is there, and a worker has accepted the connection and read it."""
+    here, there = connection.getsockname()[1], connection.getpeername()[1]
+    found = {}
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].split(":")[1], 16) == port and fields[3] == "01":
-            waiting += int(fields[4].split(":")[1], 16)
-    return waiting
+        _, local, remote, _, queues, _, _, _, _, inode, *_ = line.split()
+        ports = tuple(int(address.split(":")[1], 16) for address in (local, remote))
+        sent, received = (int(queue, 16) for queue in queues.split(":"))
+        found[ports] = sent, received, int(inode)
+    ours, theirs = found.get((here, there)), found.get((there, here))
+    # What nobody has accepted belongs to no file.
+    return bool(ours and theirs and ours[0] == 0 and theirs[1] == 0 and theirs[2])
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -290,7 +320,7 @@ def test_says_what_is_wrong(built: Callable[[str, str], Path], name: str) -> Non
             env=environment(**env),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     for args in ((), ("0",), ("65536",), ("8000", "0"), ("8000", "65")):
