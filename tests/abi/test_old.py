@@ -34,7 +34,7 @@ def test_an_old_program(tmp_path):
     out = tmp_path / "events.ndjson"
     env = {**clean(), "LD_LIBRARY_PATH": str(new)}
     done = subprocess.run(
-        [program, f"file:{out}"], env=env, capture_output=True, text=True, timeout=60
+        [program, f"file:{out}"], env=env, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (0, "")
     events = [json.loads(line)["event"] for line in out.read_text().splitlines()]

@@ -65,7 +65,7 @@ void in_child(Function child) {
   const pid_t pid = fork_quietly();
   CHECK(pid >= 0);
   if (pid == 0) {
-    alarm(60);
+    alarm(500);
     std::exit(child());
   }
   int status = -1;

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness import LIBRARY, ROOT, Collector, Server, compare, environment, free_port, total
+from harness import (
+    LIBRARY,
+    PATIENCE,
+    ROOT,
+    Collector,
+    Server,
+    compare,
+    environment,
+    free_port,
+    total,
+)
 
 HERE = Path(__file__).parent
 HEADER = ROOT / "bindings" / "cpp"
@@ -83,7 +93,7 @@ def compile_cases(directory: Path, name: str) -> Path:
 
 def run(*argv: Any, **more: Any) -> subprocess.CompletedProcess[str]:
     words = [str(word) for word in argv]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, **more)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=6 * PATIENCE, **more)
     assert done.returncode == 0, f"{' '.join(words)}: {done.returncode}\n{done.stderr[-5000:]}"
     return done
 
@@ -164,7 +174,7 @@ def test_the_example(directory: Path, collector: Collector) -> None:
     assert {event["worker"] for event in done} <= {1, 2, 3}
     assert len(events) == len({event["id"] for event in events}) == 51
     wrong = subprocess.run(
-        [program], env=environment("gopher://x"), capture_output=True, text=True, timeout=60
+        [program], env=environment("gopher://x"), capture_output=True, text=True, timeout=PATIENCE
     )
     assert wrong.returncode == 1
     assert "endpoint" in wrong.stderr
@@ -181,7 +191,7 @@ def test_the_fleet_of_the_page(directory: Path, collector: Collector) -> None:
     env = environment(collector.url, TELEMETRY_RUNTIME_DIR=str(directory / "run"))
     with Server([str(program)], port, directory / "fleet.log", env) as server:
         server.wait_for("a job of each", lambda: server.get("/status")["totals"]["done"] >= 4)
-        assert server.get("/livez")["slots"]["ready"] == 4
+        server.wait_for("four", lambda: server.get("/livez")["slots"]["ready"] == 4)
         assert server.stop() == 0, server.output()
     assert {event["event"] for event in collector.events()} == {"job done"}
     assert len(collector.events()) >= 4

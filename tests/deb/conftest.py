@@ -16,7 +16,7 @@ import harness
 def packages() -> debs.Debs:
     """The packages that `make deb` leaves in dist; what they hold is built already."""
     path = os.environ["PATH"]  # has cargo in it, whom the list of licences may need
-    debs.run("make", "-C", debs.ROOT, "-o", "build", "deb", seconds=120, PATH=path)
+    debs.run("make", "-C", debs.ROOT, "-o", "build", "deb", seconds=1200, PATH=path)
     return debs.Debs(debs.ROOT / "dist", debs.version())
 
 

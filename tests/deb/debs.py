@@ -46,10 +46,12 @@ def environment(**more: str) -> dict[str, str]:
         for key, value in os.environ.items()
         if key not in _ELSEWHERE and not key.startswith(("TELEMETRY_", "DEB_", "DH_"))
     }
-    return {**env, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **more}
+    env |= {"LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    # The second that is the default may be too short for a last flush on a busy machine.
+    return {**env, "TELEMETRY_EXIT_TIMEOUT_MS": "60000", **more}
 
 
-def run(*argv: str | Path, seconds: float = 60, **more: str) -> str:
+def run(*argv: str | Path, seconds: float = 600, **more: str) -> str:
     """What it prints, stdout and stderr; it must end with 0."""
     done = attempt(*argv, seconds=seconds, **more)
     if done.returncode:
@@ -58,7 +60,7 @@ def run(*argv: str | Path, seconds: float = 60, **more: str) -> str:
 
 
 def attempt(
-    *argv: str | Path, seconds: float = 60, **more: str
+    *argv: str | Path, seconds: float = 600, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run it, stdout and stderr as one text."""
     return subprocess.run(
@@ -80,7 +82,7 @@ def beside(log: Path, *argv: str, **more: str) -> Iterator[harness.Program]:
         yield running
         if running.process.poll() is None:
             os.killpg(running.process.pid, signal.SIGTERM)  # time to remove what it has begun
-            running.process.wait(30)
+            running.process.wait(120)
 
 
 @functools.lru_cache
@@ -175,9 +177,9 @@ def dpkg(*argv: str | Path, status: int = 0) -> str:
     """What dpkg prints as root; it must end with `status`. Waits while another one runs."""
     # A container may be set up to leave out manual pages and examples, which are looked at here.
     command = as_root("dpkg", "--path-include=/usr/share/*", *argv)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while True:
-        done = attempt(*command, seconds=120)
+        done = attempt(*command, seconds=600)
         locked = done.returncode == 2 and "lock" in done.stdout
         if not locked or time.monotonic() > end:
             break

@@ -37,7 +37,7 @@ int main(int argc, char **argv) {
   }
   wait(NULL);
   if (fgets(text, sizeof text, stdin)) telemetry_enqueue(t, "{\"event\":\"line\"}", 16);
-  return telemetry_shutdown(t, 5000);
+  return telemetry_shutdown(t, 60000);
 }
 """
 
@@ -53,7 +53,7 @@ if os.fork() == 0:
     raise SystemExit
 os.wait()
 client.enqueue({"event": "python"})
-raise SystemExit(not client.flush(timeout=10))
+raise SystemExit(not client.flush(timeout=60))
 """
 
 CPP = r"""
@@ -245,7 +245,7 @@ def test_upgrade_under_a_running_program(
             assert running.stdout.readline().strip() == library(old.version)
             debs.install(*installed.all())
             debs.install(installed.of("libtelemetry0"))  # over itself
-            running.communicate("go on\n", timeout=30)
+            running.communicate("go on\n", timeout=120)
         finally:
             running.kill()
     assert running.returncode == 0

@@ -165,7 +165,7 @@ def test_two_builds_are_the_same_bytes(
     packages: debs.Debs, second_build: tuple[harness.Program, Path]
 ) -> None:
     build, out = second_build
-    assert build.process.wait(120) == 0, build.output()
+    assert build.process.wait(1200) == 0, build.output()
     again = debs.Debs(out, packages.version)
     for package in debs.PACKAGES:
         first, second = packages.of(package).path, again.of(package).path
@@ -178,4 +178,4 @@ def test_two_builds_are_the_same_bytes(
 
 
 def test_the_checker_is_content(lintian: harness.Program) -> None:
-    assert lintian.process.wait(120) == 0, lintian.output()
+    assert lintian.process.wait(1200) == 0, lintian.output()

@@ -168,7 +168,7 @@ def test_installing_again_does_not_disturb_who_runs(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], **pipes) as holder:
         assert holder.stdout and holder.stdout.readline() == "mapped\n"
         kit.make("install", f"PREFIX={tmp_path}")
-        said, _ = holder.communicate("\n", timeout=30)
+        said, _ = holder.communicate("\n", timeout=120)
     assert (said.strip(), holder.returncode) == (kit.version(), 0)
     assert path.stat().st_ino != inode
     assert listing(tmp_path) == before

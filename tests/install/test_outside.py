@@ -213,7 +213,7 @@ def test_examples(
     with Program([str(program), *arguments], tmp_path / "log", env, tmp_path) as process:
         if is_server:
             process.wait_for("the server listens", lambda: accepts(port))
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
                 assert answer.status == 200
             if is_fleet:  # its page was that; its jobs come by UDP
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as jobs:
@@ -223,6 +223,6 @@ def test_examples(
                     lambda: all(collector.count(name) > before[name] for name in names),
                 )
             process.stop(signal.SIGTERM)
-        assert process.process.wait(30) == 0, process.output()
+        assert process.process.wait(120) == 0, process.output()
     missing = {name for name in names if collector.count(name) == before[name]}
     assert missing == set(), process.output()

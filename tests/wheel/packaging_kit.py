@@ -25,7 +25,7 @@ SITE = "import sysconfig; print(sysconfig.get_path('platlib'))"
 
 
 def run(
-    *command: str | Path, env: dict[str, str], cwd: Path, seconds: float = 60
+    *command: str | Path, env: dict[str, str], cwd: Path, seconds: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run it; its output with it. The environment is `env` alone."""
     return subprocess.run(
@@ -40,7 +40,7 @@ def run(
     )
 
 
-def check(*command: str | Path, env: dict[str, str], cwd: Path, seconds: float = 60) -> str:
+def check(*command: str | Path, env: dict[str, str], cwd: Path, seconds: float = 600) -> str:
     """`run` of what must succeed; its output."""
     done = run(*command, env=env, cwd=cwd, seconds=seconds)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}"
@@ -52,7 +52,7 @@ def build_wheel(to: Path, root: Path = ROOT, **more: str) -> None:
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     env |= {"DIST": str(to), "LIBTELEMETRY_PREBUILT": str(LIBRARY.resolve()), **more}
     # The environment of the tools is made by a download, once.
-    check(root / "python" / "build_wheel.sh", env=env, cwd=to, seconds=300)
+    check(root / "python" / "build_wheel.sh", env=env, cwd=to, seconds=1200)
 
 
 def tool(name: str) -> Path:
@@ -67,6 +67,8 @@ class Bare:
         self.directory = directory
         self.python = directory / "bin" / "python"
         self.env = {"PATH": str(directory / "bin"), "HOME": str(directory), "LANG": "C.UTF-8"}
+        # The second that is the default may be too short for a last flush on a busy machine.
+        self.env["TELEMETRY_EXIT_TIMEOUT_MS"] = "60000"
         check(python, "-m", "venv", "--without-pip", directory, env=self.env, cwd=directory.parent)
         # The pip of that Python itself, without the seconds that a copy of it takes.
         self.pip: list[str | Path] = [python, "-m", "pip", "--python", self.python]
@@ -79,7 +81,7 @@ class Bare:
         """Install that file, and nothing from anywhere else."""
         options = ["--no-index", "--no-cache-dir", "--disable-pip-version-check"]
         return check(
-            *self.pip, "install", *options, what, env=self.env, cwd=self.directory, seconds=120
+            *self.pip, "install", *options, what, env=self.env, cwd=self.directory, seconds=600
         )
 
     def uninstall(self) -> None:
@@ -106,7 +108,7 @@ class Installing:
 
     def wait(self) -> None:
         """Wait until it is installed."""
-        assert self.program.process.wait(400) == 0, self.program.output()
+        assert self.program.process.wait(2400) == 0, self.program.output()
 
 
 def _setuptools(cwd: Path) -> Path:
@@ -116,5 +118,5 @@ def _setuptools(cwd: Path) -> Path:
         pinned = (ROOT / "python" / "packaging.txt").read_text().split()
         (setuptools,) = (word for word in pinned if word.startswith("setuptools=="))
         download = [tool("python"), "-m", "pip", "download", "--quiet", "--no-deps", setuptools]
-        check(*download, "--dest", wheels, env=dict(os.environ), cwd=cwd, seconds=120)
+        check(*download, "--dest", wheels, env=dict(os.environ), cwd=cwd, seconds=600)
     return wheels

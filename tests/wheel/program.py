@@ -51,7 +51,7 @@ def fork_and_report(client: libtelemetry.Client) -> list[str]:
     here, there = os.pipe()
     pid = os.fork()
     if pid == 0:
-        fine = client.enqueue({"from": "the child"}) and client.flush(10)
+        fine = client.enqueue({"from": "the child"}) and client.flush(60)
         os.write(there, json.dumps(mapped()).encode())
         os._exit(0 if fine else 1)
     os.close(there)
@@ -59,7 +59,7 @@ def fork_and_report(client: libtelemetry.Client) -> list[str]:
         found: list[str] = json.loads(pipe.read())
     assert os.waitpid(pid, 0)[1] == 0
     assert client.enqueue({"from": "the parent"})
-    assert client.flush(10)
+    assert client.flush(60)
     return found
 
 
@@ -69,12 +69,12 @@ if __name__ == "__main__":
     for method in METHODS:
         process = multiprocessing.get_context(method).Process(target=work, args=(client, method))
         process.start()
-        process.join(30)
+        process.join(120)
         assert process.exitcode == 0, (method, process.exitcode)
     logger = logging.getLogger("shop")
     logger.addHandler(libtelemetry.logging.Handler(client))
     logger.warning("%d left", 3)
-    assert client.flush(10)
+    assert client.flush(60)
     client.enqueue({"from": "the end"})  # delivered by the end of the process
     print(
         json.dumps(

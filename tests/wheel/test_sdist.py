@@ -20,7 +20,7 @@ def test_install(installing: Installing, empty: Path) -> None:
     assert (inside / "_accel.abi3.so").exists()
     program = (
         "import libtelemetry; client = libtelemetry.Client('file:x.ndjson');"
-        "client.enqueue({'n': 1}); print(client.flush(10), client._native.path)"
+        "client.enqueue({'n': 1}); print(client.flush(60), client._native.path)"
     )
     said = check(bare.python, "-c", program, env=bare.env, cwd=empty)
     assert said == f"True {inside / 'libtelemetry.so.0'}\n"

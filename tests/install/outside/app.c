@@ -24,9 +24,9 @@ int main(int argc, char **argv) {
     return 1;
   }
   if (telemetry_enqueue(t, event, strlen(event)) != TELEMETRY_OK) return 3;
-  if (telemetry_flush(t, 10000) != TELEMETRY_OK) return 4;
+  if (telemetry_flush(t, 60000) != TELEMETRY_OK) return 4;
   if (telemetry_stats(t, &stats, sizeof stats) != TELEMETRY_OK || stats.delivered != 1) return 5;
-  if (telemetry_shutdown(t, 1000) != TELEMETRY_OK) return 6;
+  if (telemetry_shutdown(t, 60000) != TELEMETRY_OK) return 6;
   telemetry_free(t);
   printf("%s %u\n", telemetry_version(), other_unit());
   return 0;
