@@ -39,7 +39,7 @@ Key = tuple[int, int]
 
 # Every wait has an end, which only what never comes reaches: a busy machine may be fifty times
 # slower than one that is not.
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 class Failed(Exception):

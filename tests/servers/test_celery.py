@@ -13,6 +13,8 @@ from harness import BIN, PATIENCE, Collector, Program, accepts, environment, fre
 from verdict import assert_exactly_once
 
 HERE = Path(__file__).parent
+# Three rounds of children, each of which has seen the others end.
+TASKS = 96
 
 
 @pytest.fixture
@@ -43,16 +45,16 @@ def test_a_child_for_each_task(redis: str, collector: Collector, tmp_path: Path)
     env = environment(collector.url, TELEMETRY_BATCH_MAX_AGE_MS="3600000")
     env.update(BROKER=redis, C_FORCE_ROOT="1")
     argv = [str(BIN / "celery"), "--workdir", str(HERE), "-A", "celery_tasks", "worker"]
-    # Each child lingers a second after its task, so 400 tasks want more of them than cores.
+    # Each child lingers a second after its task, so many tasks want more of them than cores.
     argv += ["--pool", "prefork", "-c", "32", "--max-tasks-per-child", "1"]
     argv += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning"]
     app = Celery(broker=redis, backend=redis)
     with Program(argv, tmp_path / "celery.log", env) as worker:
         master = [tuple(key) for key in app.send_task("startup").get(timeout=PATIENCE)]
-        tasks = [app.send_task("emit", args=[5]) for _ in range(400)]
+        tasks = [app.send_task("emit", args=[5]) for _ in range(TASKS)]
         accepted = [tuple(key) for task in tasks for key in task.get(timeout=PATIENCE)]
         worker.stop()
     assert len(master) == 5
-    assert len(accepted) == 400 * 5
-    assert len({pid for pid, _ in accepted}) == 400, "a child for each task"
+    assert len(accepted) == TASKS * 5
+    assert len({pid for pid, _ in accepted}) == TASKS, "a child for each task"
     assert_exactly_once(master + accepted, collector)
