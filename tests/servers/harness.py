@@ -150,8 +150,16 @@ def session(pid: int) -> int | None:
 
 def members(leader: int) -> list[int]:
     """The processes that run in that session."""
-    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [pid for pid in pids if session(pid) == leader]
+    # One call for each process of the machine, and not a file: every program's end waits for this.
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if is_of(pid, leader)]
+
+
+def is_of(pid: int, leader: int) -> bool:
+    """Whether that process runs in that session."""
+    try:
+        return os.getsid(pid) == leader and alive(pid)
+    except ProcessLookupError:
+        return False
 
 
 class Program:
