@@ -17,8 +17,10 @@ import inspect
 import json
 import os
 import pickle
+import signal
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any, Callable
@@ -207,10 +209,27 @@ def tell(
 
 
 def in_child(action: Callable[[], bool]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if action() else 1)
-    return os.waitpid(pid, 0)[1] == 0
+    # The heap of gcc's AddressSanitizer stays locked in a child for ever if another thread was in
+    # it at the fork: such a child is ended, and there is another.
+    for _ in range(30):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if action() else 1)
+        if "ASAN_OPTIONS" not in os.environ or ends(pid):
+            return os.waitpid(pid, 0)[1] == 0
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return False
+
+
+def ends(pid: int) -> bool:
+    """Whether that child ends soon; it is not reaped."""
+    end = time.monotonic() + 20
+    while not (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
+        if time.monotonic() > end:
+            break
+        time.sleep(0.01)
+    return bool(ended)
 
 
 def forms(client: Client) -> None:
