@@ -23,7 +23,9 @@ use telemetry::client::open::open;
 use telemetry::client::worker;
 use telemetry::platform::identity::Identity;
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(120);
+/// A child that hangs ends after so long. One that waits for its order may have to wait for long on a busy machine.
+const ALARM_S: u32 = 1800;
 
 /// One test at a time: a fork has each client of the process deliver what it has.
 fn alone() -> MutexGuard<'static, ()> {
@@ -64,6 +66,25 @@ fn number(client: &Client, events: u64) {
 
 fn family(client: &Client) -> Vec<Value> {
     serde_json::from_str(&client.family()).unwrap()
+}
+
+/// Its rows, once they are so. Whoever shows himself waits only for a moment for a thread of his that is about to: on a
+/// busy machine a row, or the latest figures, may come a little later.
+#[track_caller]
+fn shown(client: &Client, so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let mut rows = family(client);
+    let start = Instant::now();
+    while !so(&rows) {
+        assert!(start.elapsed() < LONG, "never as wanted: {rows:#?}");
+        std::thread::sleep(Duration::from_millis(1));
+        rows = family(client);
+    }
+    rows
+}
+
+/// Whether somebody counted so many of that.
+fn counted(rows: &[Value], pid: u32, name: &str, count: u64) -> bool {
+    rows.iter().any(|row| row["pid"] == pid && row[name] == count)
 }
 
 fn row(client: &Client, pid: u32) -> Option<Value> {
@@ -108,7 +129,7 @@ impl Child {
             drop((said, alive));
             // Should it hang, it ends, and its parent reads an end of file.
             // SAFETY: this process has no use for the signal.
-            unsafe { libc::alarm(LONG.as_secs() as u32) };
+            unsafe { libc::alarm(ALARM_S) };
             let fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_ok();
             let _ = say.write_all(&[u8::from(fine)]);
             let mut order = [0];
@@ -171,7 +192,10 @@ fn every_process_shows_what_it_counted_and_keeps_showing_it_when_it_was_killed()
         })
         .collect();
     number(&client, 7);
-    let rows = family(&client);
+    let rows = shown(&client, |rows| {
+        let all = children.iter().zip(1..).all(|(child, n)| counted(rows, child.pid, "delivered", n));
+        all && counted(rows, std::process::id(), "accepted", 7)
+    });
     assert_eq!(rows.len(), 7, "{rows:#?}");
     assert_eq!((&rows[0]["pid"], &rows[0]["self"]), (&json!(std::process::id()), &json!(true)));
     assert_eq!((&rows[0]["accepted"], &rows[0]["delivered"]), (&json!(7), &json!(0)));
@@ -224,17 +248,19 @@ fn a_child_never_writes_its_parents_row_and_nor_does_its_own_child() {
     let _turn = alone();
     let client = client("depth");
     number(&client, 1);
+    shown(&client, |rows| counted(rows, std::process::id(), "accepted", 1));
     let before = row(&client, std::process::id()).unwrap();
     let child = Child::start(|| {
         assert_eq!(family(&client).len(), 2, "the parent and itself");
         number(&client, 2);
         let grandchild = Child::start(|| {
             number(&client, 3);
-            let rows = family(&client);
+            let rows = shown(&client, |rows| counted(rows, std::process::id(), "accepted", 3));
             let counts: Vec<_> = rows.iter().map(|row| row["accepted"].as_u64().unwrap()).collect();
             assert_eq!((rows.len(), counts[0]), (3, 3), "{rows:#?}");
         });
         assert_eq!(row(&client, grandchild.pid).unwrap()["parent"], std::process::id());
+        shown(&client, |rows| counted(rows, std::process::id(), "accepted", 2));
         let own = row(&client, std::process::id()).unwrap();
         assert_eq!((&own["accepted"], &own["self"]), (&json!(2), &json!(true)));
         grandchild.kill();
@@ -268,9 +294,10 @@ fn a_child_of_a_raw_clone_shows_itself_too() {
         number(&client, 2);
         assert_eq!(client.flush(LONG), Status::Ok);
     });
-    let rows = family(&client);
+    let rows = shown(&client, |rows| {
+        counted(rows, std::process::id(), "accepted", 1) && counted(rows, child.pid, "delivered", 2)
+    });
     assert_eq!(rows.len(), 2, "{rows:#?}");
-    assert_eq!(row(&client, child.pid).unwrap()["delivered"], 2);
     assert_eq!(rows[0]["accepted"], 1);
     client.clone().free();
 }
@@ -286,7 +313,11 @@ fn each_destination_has_a_family_and_each_client_a_row() {
         let rows = family(client);
         rows.iter().map(|row| (row["self"] == true, row["accepted"].as_u64().unwrap())).collect()
     };
-    counts(&two);
+    let own =
+        |n: u64| move |rows: &[Value]| rows.iter().any(|row| row["self"] == true && row["accepted"] == n);
+    shown(&two, own(2));
+    shown(&one, own(1));
+    shown(&other, own(3));
     assert_eq!(counts(&one), [(true, 1), (false, 2)]);
     assert_eq!(counts(&two), [(true, 2), (false, 1)]);
     assert_eq!(counts(&other), [(true, 3)]);
@@ -303,6 +334,7 @@ fn the_last_one_takes_the_board_away_unless_somebody_was_killed() {
     });
     number(&client, 1);
     assert_eq!(client.flush(LONG), Status::Ok);
+    shown(&client, |rows| rows.len() == 2);
     child.exit();
     assert!(file_of("last").is_some(), "the parent is there");
     let killed = Child::start(|| number(&client, family(&client).len() as u64));
@@ -313,7 +345,7 @@ fn the_last_one_takes_the_board_away_unless_somebody_was_killed() {
     let next = client_with("last2", json!({}));
     number(&next, 1);
     assert_eq!(next.flush(LONG), Status::Ok);
-    assert!(file_of("last2").is_some());
+    until("it shows itself", || file_of("last2").is_some());
     next.clone().free();
     assert!(file_of("last2").is_none());
     client.free();
@@ -324,14 +356,15 @@ fn whoever_is_removed_or_replaced_is_found_again() {
     let _turn = alone();
     let client = client("removed");
     number(&client, 1);
-    assert_eq!(family(&client).len(), 1);
+    shown(&client, |rows| rows.len() == 1);
     let path = file_of("removed").unwrap();
     let child = Child::start(|| {
         number(&client, 2);
-        assert_eq!(family(&client).len(), 2);
+        shown(&client, |rows| rows.len() == 2);
     });
     fs::remove_file(&path).unwrap();
-    assert_eq!(family(&client).len(), 1, "a new board");
+    // A new board.
+    shown(&client, |rows| rows.len() == 1);
     assert_eq!(file_of("removed").unwrap(), path);
     drop(child);
     client.clone().free();
@@ -342,7 +375,7 @@ fn a_board_that_is_none_is_left_alone_and_hurts_nobody() {
     let _turn = alone();
     let probe = client("hostile");
     number(&probe, 1);
-    family(&probe);
+    shown(&probe, |rows| rows.len() == 1);
     let path = file_of("hostile").unwrap();
     let good = fs::read(&path).unwrap();
     let with = |at: usize, bytes: &[u8]| {
@@ -425,7 +458,7 @@ fn many_that_come_at_once_meet_on_one_board() {
                     loop {
                         // SAFETY: waits to be killed, but not for ever.
                         unsafe {
-                            libc::alarm(20);
+                            libc::alarm(ALARM_S);
                             libc::pause();
                         }
                     }
@@ -433,6 +466,8 @@ fn many_that_come_at_once_meet_on_one_board() {
                 pid
             })
             .collect();
+        // One that died says nothing, and leaves an end.
+        drop(say);
         done.read_exact(&mut [0; 4]).unwrap();
         let seen = family(&client).len();
         for pid in children {
@@ -559,7 +594,7 @@ fn a_board_is_found_and_read_from_outside() {
     let _turn = alone();
     let client = client("outside");
     number(&client, 4);
-    family(&client);
+    shown(&client, |rows| counted(rows, std::process::id(), "accepted", 4));
     let found = Runtime::look(runtime_dir()).unwrap().discover().unwrap();
     let it = found.iter().find(|found| found.name.starts_with("outside-")).unwrap();
     assert_eq!(it.kind, Kind::Family);
@@ -597,6 +632,8 @@ fn a_fleets_worker_adds_up_in_its_slot_and_its_child_does_not() {
             seat::take(slot);
             number(&client, 3);
             assert_eq!(client.flush(LONG), Status::Ok);
+            let own = std::process::id();
+            shown(&client, |rows| counted(rows, own, "delivered", 3));
             assert_eq!((sum(0), sum(1)), (round * 5 - 2, round * 3), "accepted, delivered");
             let child = Child::start(|| {
                 assert!(seat::current().is_none());
@@ -605,7 +642,7 @@ fn a_fleets_worker_adds_up_in_its_slot_and_its_child_does_not() {
             });
             child.kill();
             number(&client, 2);
-            client.family();
+            shown(&client, |rows| counted(rows, own, "accepted", 5));
             client.family();
             assert_eq!((sum(0), sum(11)), (round * 5, 2), "accepted, and waiting");
         });

@@ -130,7 +130,7 @@ fn delays_last_as_long_as_asked() {
     }
     assert_eq!(c.stored(), "{\"id\":\"a\"}\n{\"id\":\"b\"}\n");
     // A slow answer is slow, but its events are there at once.
-    c.fault("slow=100000@1");
+    c.fault("slow=3600000@1");
     let mut k = c.connect();
     k.send("POST", "/", &[], b"{\"id\":\"c\"}");
     c.until("the events of the slow answer", |s| s["received"] == 3);
