@@ -33,7 +33,7 @@ mod uploads;
 
 const ORDER: &str = "SPOOL_TOOL_OWNER";
 const NOWHERE: &str = "http://127.0.0.1:1/";
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 
 // ---- the owners ----
 
@@ -108,7 +108,7 @@ impl Owner {
         let threads = || fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap().flatten();
         let start = Instant::now();
         while !threads().all(|task| fs::read_to_string(task.path().join("stat")).is_ok_and(stopped)) {
-            assert!(start.elapsed() < Duration::from_secs(30), "it never stops");
+            assert!(start.elapsed() < LIMIT, "it never stops");
             std::thread::sleep(Duration::from_millis(1));
         }
         self
@@ -366,14 +366,25 @@ fn ls_tells_owners_apart_and_disturbs_nobody() {
     // The later ones would adopt what is there already: so the stopped one comes first, and the others elsewhere.
     let live = place.owner(0..300, "stay", json!({})).stop();
     let leaf = place.leaves()[0].clone();
-    let elsewhere = |numbers, then: &str| {
+    let elsewhere = |numbers: std::ops::Range<u64>, then: &str| {
         let other = Place::new();
         drop(other.owner(numbers, then, json!({})));
         let from = other.leaves()[0].clone();
         assert_eq!(from.file_name(), leaf.file_name(), "the same destination");
         (other, from)
     };
-    let (_a, released) = elsewhere(300..310, "release");
+    // On a busy machine a sender may not end in the time that a shutdown has, and then nothing is released.
+    let released = || {
+        let begin = Instant::now();
+        loop {
+            let (other, from) = elsewhere(300..310, "release");
+            if names(&from).iter().any(|name| name.ends_with("@none.own")) {
+                return (other, from);
+            }
+            assert!(begin.elapsed() < LIMIT, "never released: {:?}", names(&from));
+        }
+    };
+    let (_a, released) = released();
     let (_b, orphan) = elsewhere(310..320, "die");
     let (_c, foreign) = elsewhere(320..325, "die");
     hand_over(&foreign, |holder| Identity { pid_ns: holder.pid_ns + 1, ..holder });
@@ -582,8 +593,9 @@ fn a_collector_that_is_down_costs_nothing_but_time() {
     // A stalled one holds it no longer than it may.
     let stalled = Collector::start(&["stall"]);
     let before = Instant::now();
-    tool("drain", &leaf, &["--to", &stalled.url, "--timeout", "1"]).check(1, &["left 30\n"]);
-    assert!(before.elapsed() < Duration::from_secs(8), "{:?}", before.elapsed());
+    let patient = ["--to", &stalled.url, "--timeout", "1", "--config", r#"{"timeout_ms": 3600000}"#];
+    tool("drain", &leaf, &patient).check(1, &["left 30\n"]);
+    assert!(before.elapsed() < LIMIT, "{:?}", before.elapsed());
     let collector = Collector::start(&[]);
     tool("drain", &leaf, &["--to", &collector.url]).check(0, &["delivered 30,"]);
     once(&collector.events(), 0..30);
