@@ -194,13 +194,13 @@ def test_mistakes_of_a_manager(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_supervisor_leaves_is_told(managed: Managed) -> None:
-    wait_until("both begin", lambda: len(managed.notes("begin")) == 2, 60)
-    wait_until("one is sampled", lambda: managed.status("one")["mdq_connected"], 60)
-    wait_until("and counts", lambda: managed.status("one")["processed"] > 0, 60)
+    until("both begin", lambda: len(managed.notes("begin")) == 2)
+    until("one is sampled", lambda: managed.status("one")["mdq_connected"])
+    until("and counts", lambda: managed.status("one")["processed"] > 0)
     os.kill(managed.supervisor(), signal.SIGKILL)
     # Whether its workers have ended by then or not.
-    wait_until("it is seen", lambda: not managed.status("one")["alive"], 60)
-    wait_until("of the other, too", lambda: not managed.status("two")["alive"], 60)
+    until("it is seen", lambda: not managed.status("one")["alive"])
+    until("of the other, too", lambda: not managed.status("two")["alive"])
     one = managed.status("one")
     assert (one["ready"], one["states"], one["pids"], one["running"]) == (0, [], [], False)
     assert not one["mdq_connected"] and one["processed"] > 0
@@ -240,10 +240,10 @@ def test_the_grace_holds_wherever_no_time_is_said(tmp_path: Path, way: str) -> N
     ) as process:
         app = App.__new__(App)
         app.directory = tmp_path
-        wait_until("it is deaf", lambda: app.notes("begin", name="deaf"), 60)
+        until("it is deaf", lambda: app.notes("begin", name="deaf"))
         asked, _ = process.communicate("\n", timeout=60)
         assert process.returncode == 0
     # How long the supervisor gives its workers, asked by the manager's methods or at its end.
     requests = [ast.literal_eval(line) for line in asked.splitlines()]
     assert requests and {request["timeout"] for request in requests} == {0.3}
-    wait_until("nobody is left", lambda: not harness.members(process.pid), 60)
+    until("nobody is left", lambda: not harness.members(process.pid))
