@@ -1,4 +1,4 @@
-"""The client: one forwarded call a method. No thread, no lock and no fork hook of its own."""
+"""The client: one forwarded call a method. No thread, no lock, and no need to know of a fork."""
 
 from __future__ import annotations
 
