@@ -151,3 +151,27 @@ def test_what_a_workers_object_cannot_show_does_not_end_it(tmp_path: Path) -> No
         # Once, however often it was looked at: the first time, and at the end.
         said = "libtelemetry.fleet: Odd.mdq_connected cannot be read: ValueError('not yet')"
         assert app.output().count(said) == 1
+
+
+def test_a_supervisor_that_is_late_is_named(tmp_path: Path) -> None:
+    code = (
+        "import signal\n"
+        "from libtelemetry.fleet import ProcessManager, _fleet, _manager\n"
+        "manager = ProcessManager()\n"
+        "_manager._ANSWER_S = 0.3\n"
+        "program, _fleet.program = _fleet.program, lambda *_: ['sleep', '600']\n"
+        "try: manager.start_worker('w', 'python_workers:bare')\n"
+        "except TimeoutError as error: print('refused:', error)\n"
+        "_manager._ANSWER_S, _fleet.program = 60, program\n"
+        "manager.start_worker('w', 'python_workers:bare')\n"
+        "_manager._ANSWER_S = 0.3\n"
+        "supervisor = manager._supervisor\n"
+        "supervisor.channel.settimeout(0.3)\n"
+        "supervisor.process.send_signal(signal.SIGSTOP)\n"
+        "try: manager.start_worker('x', 'python_workers:bare')\n"
+        "except TimeoutError as error: print('refused:', error)\n"
+        "supervisor.process.kill()\n"
+    )
+    lines = [line for line in run(tmp_path, code).splitlines() if line.startswith("refused: ")]
+    assert ["has not begun within" in line for line in lines] == [True, False]
+    assert ["did not answer within" in line for line in lines] == [False, True]

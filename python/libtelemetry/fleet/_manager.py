@@ -33,8 +33,8 @@ from ._api import api
 from ._control import MOST
 from ._status import summary
 
-# How long the supervisor itself may take.
-_ANSWER_S = 20.0
+# How long the supervisor itself may take: as long as a worker's start may.
+_ANSWER_S = 60.0
 # From the end of the time that workers have to the supervisor's own end.
 _SLACK_S = 4.0
 
@@ -62,7 +62,13 @@ class _Supervisor:
             )
         try:
             ours.send(pickle.dumps({"path": sys.path, "keys": keys}))
-            answer, boards, _, _ = socket.recv_fds(ours, MOST, 1)
+            try:
+                answer, boards, _, _ = socket.recv_fds(ours, MOST, 1)
+            except socket.timeout:
+                raise TimeoutError(
+                    f"the manager's supervisor (process {self.process.pid}) has not begun within "
+                    f"{_ANSWER_S:g} s"
+                ) from None
             told = pickle.loads(answer) if answer else {"error": "its supervisor did not start"}
             if "error" in told:
                 raise ConfigError(told["error"])
@@ -77,7 +83,13 @@ class _Supervisor:
     def ask(self, request: dict[str, Any], memory: int | None = None) -> None:
         """Raises ConfigError for what it refuses, OSError if it is gone."""
         socket.send_fds(self.channel, [pickle.dumps(request)], [] if memory is None else [memory])
-        answer = self.channel.recv(MOST)
+        try:
+            answer = self.channel.recv(MOST)
+        except socket.timeout:
+            raise TimeoutError(
+                f"the manager's supervisor (process {self.process.pid}) did not answer within "
+                f"{_ANSWER_S:g} s"
+            ) from None
         if not answer:
             raise BrokenPipeError("the supervisor is gone")
         error = pickle.loads(answer).get("error")
