@@ -8,13 +8,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// No wait takes longer.
-pub const LIMIT: Duration = Duration::from_secs(15);
+/// No wait takes longer. A machine may be busy: what is waited for comes in a moment, or never.
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// A request as it came.
 #[derive(Clone)]
 pub struct Seen {
-    /// When its last byte was read.
+    /// When it had been read, or a little later; before it was answered.
     pub at: Instant,
     /// Its number, from 0.
     pub number: usize,

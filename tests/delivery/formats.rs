@@ -2,7 +2,7 @@
 use crate::collector::{Collector, Reply};
 use crate::host::{Dir, Host};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use telemetry::client::handle::Status;
 
 #[test]
@@ -45,16 +45,14 @@ fn posthog() {
     let host = Host::open(collector.url(), keys);
     host.enqueue(r#"{"event":"a","distinct_id":"w"}"#);
     host.enqueue(r#"{"event":"b","distinct_id":"w","uuid":"mine","timestamp":"then"}"#);
-    let begin = Instant::now();
     let mut bodies: Vec<Value> = Vec::new();
-    // The full jitter may give no pause at all, in which case `sent_at` may be the same: then once more.
+    // The full jitter may give no pause at all, in which case `sent_at` may be the same.
     host.flush_all();
     for request in collector.wait(2) {
         assert_eq!(request.request_line(), "POST /batch/ HTTP/1.1");
         assert_eq!(request.header("content-type"), Some("application/json"));
         bodies.push(serde_json::from_slice(&request.body).unwrap());
     }
-    assert!(begin.elapsed() < Duration::from_secs(10));
     let sent: Vec<String> =
         bodies.iter_mut().map(|b| b["sent_at"].take().as_str().unwrap().to_string()).collect();
     assert!(sent.iter().all(|t| t.len() == 24 && t.ends_with('Z')), "{sent:?}");

@@ -4,6 +4,7 @@ use crate::host::{Host, alone, check, until};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 use telemetry::client::handle::{Fast, Status};
 
 const PAGE: usize = 4096;
@@ -92,7 +93,7 @@ fn a_hole_holds_the_queue_for_a_moment_only() {
     with_a_hole(&host, || {
         host.fill(1..100);
         until("the others", || {
-            host.flush(std::time::Duration::ZERO) != Status::Internal && host.stats().delivered == 99
+            host.flush(Duration::ZERO) != Status::Internal && host.stats().delivered == 99
         });
     });
     // The late one was told to go again.
@@ -108,11 +109,20 @@ fn a_short_hole_changes_nothing() {
     if !alone("holes::a_short_hole_changes_nothing") {
         return;
     }
-    let collector = Collector::kind();
-    let host = Host::open(collector.url(), small());
-    with_a_hole(&host, || host.fill(1..100));
-    host.flush_all();
-    assert_eq!(collector.numbers(), (0..100).collect::<Vec<_>>(), "in their order");
+    // One that lasts for a second is stepped over, and a slow machine may make it last so long: then once more.
+    until("a short hole", || {
+        CAUGHT.store(0, Ordering::SeqCst);
+        RELEASED.store(false, Ordering::SeqCst);
+        let collector = Collector::kind();
+        let host = Host::open(collector.url(), small());
+        let start = Instant::now();
+        with_a_hole(&host, || host.fill(1..100));
+        let short = start.elapsed() < Duration::from_secs(1);
+        host.flush_all();
+        assert_eq!(sorted(&collector), (0..100).collect::<Vec<_>>());
+        assert!(!short || collector.numbers().is_sorted(), "in their order");
+        short
+    });
 }
 
 #[test]
@@ -127,13 +137,13 @@ fn an_event_that_comes_after_its_segment_was_retired_is_not_lost() {
         for round in 0..20 {
             host.fill(1 + round * 1000..1 + (round + 1) * 1000);
             until("room", || {
-                let _ = host.flush(std::time::Duration::ZERO);
+                let _ = host.flush(Duration::ZERO);
                 host.stats().queue_events == 0
             });
         }
     });
     until("the late one", || {
-        let _ = host.flush(std::time::Duration::ZERO);
+        let _ = host.flush(Duration::ZERO);
         host.stats().delivered == 20_001
     });
     assert_eq!(sorted(&collector), (0..20_001).collect::<Vec<_>>());
@@ -152,7 +162,7 @@ fn after_a_hole_enqueue_is_as_cheap_as_before() {
     with_a_hole(&host, || {
         host.fill(1..10);
         until("the others", || {
-            let _ = host.flush(std::time::Duration::ZERO);
+            let _ = host.flush(Duration::ZERO);
             host.stats().delivered == 9
         });
     });
@@ -179,7 +189,7 @@ fn several_holes_at_once() {
         host.fill(3..100);
         // Each may hold the queue for a second.
         until("the others", || {
-            let _ = host.flush(std::time::Duration::ZERO);
+            let _ = host.flush(Duration::ZERO);
             host.stats().delivered == 97
         });
     });

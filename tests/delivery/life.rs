@@ -1,6 +1,6 @@
 //! The life of a client and its sender.
 use crate::collector::{Collector, LIMIT, Reply};
-use crate::host::{Host, SLACK, alone, senders, takes, until};
+use crate::host::{HOUR, HOUR_MS, Host, SLACK, alone, senders, takes, until};
 use serde_json::json;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,19 +47,20 @@ fn shutdown_cuts_a_request_that_takes_too_long() {
         return;
     }
     let collector = Collector::start(|_| Reply::Stall);
-    let host = Host::open(collector.url(), json!({"timeout_ms": 3_600_000}));
+    let host = Host::open(collector.url(), json!({"timeout_ms": HOUR_MS}));
     host.number(1);
     let _ = host.flush(Duration::ZERO);
     collector.wait(1);
     assert_eq!(senders(), 1);
     let status = takes(Duration::from_millis(200), || host.shutdown(Duration::from_millis(200)));
     assert_eq!(status, Status::Timeout);
-    assert_eq!(senders(), 0, "the thread is gone when shutdown returns");
+    // Shutdown waits for it, though no longer than it may: a thread that gets no time ends a little later.
+    until("the thread is gone, whatever its request does", || senders() == 0);
     collector.wait_ended();
     let start = Instant::now();
     for _ in 0..3 {
-        assert_eq!(host.shutdown(LIMIT), Status::Ok);
-        assert_eq!(host.flush(LIMIT), Status::Ok);
+        assert_eq!(host.shutdown(HOUR), Status::Ok);
+        assert_eq!(host.flush(HOUR), Status::Ok);
         assert_eq!(host.enqueue("{}"), Status::Closed);
     }
     assert!(start.elapsed() < SLACK, "at once");
@@ -77,7 +78,7 @@ fn shutdown_delivers_first() {
     let host = Host::open(collector.url(), json!({"retry": {"initial_ms": 10}}));
     host.fill(0..2500);
     assert_eq!(host.shutdown(LIMIT), Status::Ok);
-    assert_eq!(senders(), 0);
+    until("the end", || senders() == 0);
     let s = host.stats();
     assert_eq!((s.accepted, s.delivered, s.queue_events), (2500, 2500, 0));
     assert_eq!(host.enqueue("{}"), Status::Closed);
@@ -91,7 +92,7 @@ fn shutdown_of_an_unused_client() {
     }
     let collector = Collector::kind();
     let host = Host::open(collector.url(), json!({}));
-    assert_eq!(takes(Duration::ZERO, || host.shutdown(LIMIT)), Status::Ok);
+    assert_eq!(takes(Duration::ZERO, || host.shutdown(HOUR)), Status::Ok);
     assert_eq!((host.stats().sender_starts, senders(), collector.count()), (0, 0, 0));
 }
 
@@ -109,13 +110,13 @@ fn shutdown_while_others_enqueue_and_flush() {
             }
             scope.spawn(|| {
                 let start = Instant::now();
-                assert_eq!(host.flush(LIMIT), Status::Ok);
-                assert!(start.elapsed() < LIMIT);
+                assert_eq!(host.flush(HOUR), Status::Ok);
+                assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
             });
             collector.wait(1);
             assert_eq!(host.shutdown(LIMIT), Status::Ok);
         });
-        assert_eq!(senders(), 0);
+        until("the end", || senders() == 0);
     }
 }
 

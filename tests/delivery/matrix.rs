@@ -180,11 +180,11 @@ impl Row {
     fn check(&self) {
         let Row { format, first, fate } = *self;
         let row = format!("{format}: {first:?} is {fate:?}");
-        let latch = Arc::new(Latch::default());
-        let held = Arc::clone(&latch);
+        let (asked, latch) = (Arc::new(Latch::default()), Arc::new(Latch::default()));
+        let held = [Arc::clone(&asked), Arc::clone(&latch)];
         let collector = Collector::start(move |seen| match seen.number {
-            0 => reply(first),
-            _ => Reply::Held(Arc::clone(&held), Box::new(success(format))),
+            0 => Reply::Held(Arc::clone(&held[0]), Box::new(reply(first))),
+            _ => Reply::Held(Arc::clone(&held[1]), Box::new(success(format))),
         });
         let mut keys = keys(format);
         keys["compression"] = "none".into();
@@ -193,6 +193,7 @@ impl Row {
             assert_eq!(host.enqueue(event(format, id)), Status::Ok, "{row}");
         }
         assert_eq!(host.flush(std::time::Duration::ZERO), Status::Timeout, "{row}");
+        asked.open();
         // Delivered, refused, sent again; the requests after the first one.
         let (delivered, rejected, later): (u64, u64, Vec<Vec<usize>>) = match fate {
             Taken | Unread => (3, 0, vec![]),

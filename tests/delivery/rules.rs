@@ -1,6 +1,6 @@
 //! What the rules of the configuration do to events, on their way through a real client.
 use crate::collector::{Collector, Latch, Reply, Seen};
-use crate::host::{Dir, Host, alone, check, until};
+use crate::host::{Dir, HOUR_MS, Host, alone, check, until};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -237,7 +237,7 @@ fn with_a_sample_a_full_queue_still_waits() {
     let held = Arc::clone(&latch);
     let collector = Collector::start(move |_| Reply::When(Arc::clone(&held), 200));
     let keys = json!({
-        "queue_bytes": 131_072, "segment_bytes": 65_536, "on_full": "block", "block_timeout_ms": 60_000,
+        "queue_bytes": 131_072, "segment_bytes": 65_536, "on_full": "block", "block_timeout_ms": HOUR_MS,
         "batch": {"max_events": 1}, "sample": {"rate": 0.999_999_999},
     });
     let host = Host::open(collector.url(), keys);
@@ -258,7 +258,7 @@ fn in_child(f: impl FnOnce() -> bool) -> libc::pid_t {
     unsafe {
         let child = libc::fork();
         if child == 0 {
-            libc::alarm(20);
+            libc::alarm(600);
             libc::_exit(i32::from(!f()));
         }
         let mut status = -1;

@@ -1,6 +1,6 @@
 //! Many producers, one consumer, and segments that are used over and over.
 use crate::collector::{Collector, Reply};
-use crate::host::{Host, balanced, check};
+use crate::host::{HOUR_MS, Host, balanced, check};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +25,7 @@ fn through(segments: u64, threads: u64, each: u64, padding: usize) {
         "queue_bytes": segments * SEGMENT,
         "segment_bytes": SEGMENT,
         "on_full": "block",
-        "block_timeout_ms": 60_000,
+        "block_timeout_ms": HOUR_MS,
         "compression": "none",
         "batch": {"max_age_ms": 1000},
     });
@@ -98,7 +98,7 @@ fn events_as_large_as_a_segment_holds() {
         "segment_bytes": SEGMENT,
         "max_event_bytes": SEGMENT - 512,
         "on_full": "block",
-        "block_timeout_ms": 10_000,
+        "block_timeout_ms": HOUR_MS,
     });
     let host = Host::open(collector.url(), keys);
     for n in 0..30u64 {

@@ -1,7 +1,9 @@
 //! What an answer means for each event.
-use crate::collector::{Collector, Reply, Seen};
+use crate::collector::{Collector, Latch, Reply, Seen};
 use crate::host::{Host, check, until};
 use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use telemetry::client::handle::Status;
 
 /// Refuses each request with one of `poison` in it.
@@ -107,14 +109,20 @@ fn the_good_behind_any_number_of_bad_ones_arrive() {
 #[test]
 fn refused_credentials_open_the_circuit_and_lose_nothing() {
     for status in [401, 402, 403] {
-        let collector = Collector::saying(vec![Reply::Status(status), Reply::Status(status)]);
+        let latch = Arc::new(Latch::default());
+        let held = Arc::clone(&latch);
+        let collector = Collector::start(move |seen| match seen.number {
+            0 | 1 => Reply::Status(status),
+            _ => Reply::When(Arc::clone(&held), 200),
+        });
         let keys = json!({"retry": {"initial_ms": 1, "max_ms": 100}});
         let host = Host::open(collector.url(), keys);
         host.fill(0..5);
-        assert_eq!(host.flush(std::time::Duration::ZERO), Status::Timeout);
-        let requests = collector.wait(2);
-        assert!(requests[1].at - requests[0].at >= std::time::Duration::from_millis(100), "a slow probe");
+        assert_eq!(host.flush(Duration::ZERO), Status::Timeout);
+        let requests = collector.wait(3);
+        assert!(requests[1].at - requests[0].at >= Duration::from_millis(100), "a slow probe");
         assert_eq!(host.stats().circuit_open, 1);
+        latch.open();
         host.flush_all();
         let s = host.stats();
         check(&s);
@@ -214,11 +222,13 @@ fn a_taken_batch_whose_answer_breaks_off_is_not_sent_again() {
 #[test]
 fn a_slow_collector_is_asked_again_after_the_time_limit() {
     let collector = Collector::saying(vec![Reply::Stall]);
-    let host = Host::open(collector.url(), json!({"timeout_ms": 200, "retry": {"initial_ms": 1}}));
+    let host = Host::open(collector.url(), json!({"timeout_ms": 2000, "retry": {"initial_ms": 1}}));
+    // Not since the first request was read: that may have been any time after it was sent.
+    let start = Instant::now();
     host.number(1);
     host.flush_all();
     let requests = collector.wait(2);
-    assert!(requests[1].at - requests[0].at >= std::time::Duration::from_millis(190));
+    assert!(requests[1].at - start >= Duration::from_secs(2));
     assert_eq!(requests[0].body, requests[1].body);
     until("counted", || host.stats().delivered == 1);
 }

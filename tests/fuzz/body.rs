@@ -197,9 +197,10 @@ pub fn orphans(input: &[u8], dir: &Path) {
     }
     telemetry::queue::spool::claim::prepare_page(true);
     let mut orphans = Orphans::new(directory.clone(), Identity::mine(), Arc::new(FileTable::new()));
-    orphans.sweep(Duration::from_secs(60)).unwrap();
+    orphans.sweep(Duration::from_secs(3600)).unwrap();
     let mut records = 0;
     let mut again = input.len() % 5;
+    let mut passed_over = 0;
     loop {
         match orphans.look() {
             Seen::Record { at, next, .. } => {
@@ -214,25 +215,37 @@ pub fn orphans(input: &[u8], dir: &Path) {
                 }
             }
             Seen::Empty { at } => {
-                if orphans.head() == at {
+                if orphans.head() != at {
+                    orphans.settle(at);
+                } else if passed_over < 20 && left_over(dir).is_some() {
+                    // Another thread of this process was looking for orphans of its own.
+                    passed_over += 1;
+                    orphans.sweep(Duration::from_secs(3600)).unwrap();
+                } else {
                     break;
                 }
-                orphans.settle(at);
             }
             Seen::Hole { .. } => panic!("an orphan has no holes"),
         }
     }
     assert!(orphans.is_idle());
     drop(orphans);
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        let content = fs::read(&path).unwrap();
-        let future =
-            matches!(Header::read(&content), Err(telemetry::queue::spool::header::Unreadable::Future(_)));
-        let kept = name.ends_with(".bad") || name.ends_with("@none.own");
-        assert!(future || kept, "{name} was left");
-    }
+    assert_eq!(left_over(dir), None, "it was left");
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let held: Vec<_> = names.filter(|n| n.ends_with(".own") && !n.ends_with("@none.own")).collect();
+    assert!(held.is_empty(), "{held:?}");
+}
+
+/// A file that is neither for a later version nor set aside, nor says who holds the others.
+fn left_over(dir: &Path) -> Option<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.into_iter().find(|name| {
+        let future = || {
+            let content = fs::read(dir.join(name)).unwrap();
+            matches!(Header::read(&content), Err(telemetry::queue::spool::header::Unreadable::Future(_)))
+        };
+        !name.ends_with(".bad") && !name.ends_with(".own") && !future()
+    })
 }
 
 /// Inputs to begin with.

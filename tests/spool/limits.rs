@@ -1,7 +1,7 @@
 //! How much disk, for how long, and what goes when it is used up.
 use crate::collector::{Collector, Reply, unix_url};
 use crate::forge;
-use crate::host::{Dir, Host, check, until};
+use crate::host::{Dir, HOUR_MS, Host, check, until};
 use crate::spool::{SEGMENT, Spool, event, numbers_in, same};
 use crate::victim::Victim;
 use serde_json::json;
@@ -105,7 +105,7 @@ fn evicting(spool: &Spool, segments: usize) -> serde_json::Value {
         "spool_max_bytes": segments * SEGMENT,
         "spool_evict": "oldest",
         "on_full": "block",
-        "block_timeout_ms": 10_000,
+        "block_timeout_ms": HOUR_MS,
         "retry": {"initial_ms": 1, "max_ms": 5},
     }))
 }
@@ -168,13 +168,13 @@ fn what_is_too_old_is_given_up() {
     let s = host.stats();
     check(&s);
     assert_eq!((s.accepted, s.queue_events, s.evicted, spool.on_disk().len()), (100, 0, 0, 0));
-    // Orphans as well, of an hour ago; what is younger than a minute has time to arrive.
+    // Orphans as well, of a day ago; what is younger than an hour has time to arrive.
     let other = Spool::of(&url);
-    let (stem, then) = (Stem { created_ms: 1, boot: 1, nonce: 9 }, wall_precise_ns() - 3_600_000_000_000);
+    let (stem, then) = (Stem { created_ms: 1, boot: 1, nonce: 9 }, wall_precise_ns() - 86_400_000_000_000);
     let events: Vec<String> = (0..100).map(|n| event(n, 30)).collect();
     other.orphan(stem, 0, &forge::segment(VERSION, SEGMENT as u32, 0, stem.nonce, then, &events));
     let collector = Collector::at(&path, |_| Reply::Status(200));
-    let host = Host::open(&url, other.keys(json!({"spool_max_age_s": 60})));
+    let host = Host::open(&url, other.keys(json!({"spool_max_age_s": 3600})));
     host.fill(100..103);
     host.flush_all();
     assert_eq!(collector.numbers(), [100, 101, 102]);
@@ -198,7 +198,7 @@ fn calls(sync: &str) -> Option<Vec<String>> {
     let trace = [&trace[..], &["-e", "trace=msync,fsync,fdatasync,sendto,write,writev"]].concat();
     let mut victim = Victim::open_under(&trace, collector.url(), spool.keys(json!({"sync": sync})));
     victim.fill(0..10, 50);
-    assert_eq!(victim.flush(10_000), "Ok");
+    assert_eq!(victim.flush(HOUR_MS), "Ok");
     let all = || -> Vec<String> {
         let text = fs::read_to_string(&out).unwrap();
         let name = |line: &str| Some(line.split_once(' ')?.1.trim_start().split_once('(')?.0.to_string());
@@ -214,7 +214,7 @@ fn calls(sync: &str) -> Option<Vec<String>> {
             all().contains(&"msync".into())
         });
     }
-    assert_eq!(victim.flush(10_000), "Ok");
+    assert_eq!(victim.flush(HOUR_MS), "Ok");
     let calls = all();
     println!("{sync}: {calls:?}");
     Some(calls)

@@ -1,12 +1,14 @@
 //! A spool's directory, seen from outside.
-use crate::host::Dir;
+use crate::host::{Dir, Host, LONG};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use telemetry::client::config::Config;
+use telemetry::client::handle::Status;
 use telemetry::queue::record::{HEADER, footprint};
 use telemetry::queue::segment::SEGMENT_HEADER;
 use telemetry::queue::spool::directory::Directory;
@@ -156,6 +158,14 @@ impl Spool {
         let all = self.names().into_iter().filter_map(|n| fs::symlink_metadata(self.leaf().join(n)).ok());
         all.map(|m| m.blocks() * 512).sum()
     }
+}
+
+/// Shut a client that has delivered all. `true`: its sender ended in time, and its files are gone; see
+/// [`Host::shut_with_a_rest`].
+pub fn shut(host: &Host) -> bool {
+    let start = Instant::now();
+    assert_eq!(host.shutdown(LONG), Status::Ok, "{:?}", host.stats());
+    start.elapsed() < Duration::from_millis(500)
 }
 
 /// Write a private file.

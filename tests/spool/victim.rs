@@ -38,8 +38,15 @@ impl Victim {
             .stderr(File::create(dir.0.join("complained")).unwrap())
             .spawn()
             .unwrap();
-        let line = BufReader::new(listener.accept().unwrap().0);
-        let mut victim = Victim { child, line, dir };
+        listener.set_nonblocking(true).unwrap();
+        let mut line = None;
+        until("the victim calls", || {
+            line = listener.accept().ok();
+            line.is_some()
+        });
+        let line = line.unwrap().0;
+        line.set_nonblocking(false).unwrap();
+        let mut victim = Victim { child, line: BufReader::new(line), dir };
         victim.ask(&json!({"open": url, "keys": keys}));
         victim
     }
@@ -85,6 +92,10 @@ impl Victim {
         self.ask(&json!({"flush": ms}))
     }
 
+    pub fn shutdown(&mut self, ms: u64) -> String {
+        self.ask(&json!({"shutdown": ms}))
+    }
+
     /// SIGKILL, and nothing of it is left but a number.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -127,6 +138,9 @@ fn victim() {
         }
         if let Some(ms) = order["flush"].as_u64() {
             status = host.flush(Duration::from_millis(ms));
+        }
+        if let Some(ms) = order["shutdown"].as_u64() {
+            status = host.shutdown(Duration::from_millis(ms));
         }
         writeln!(line.get_mut(), "{status:?}").unwrap();
     }

@@ -2,11 +2,11 @@
 use super::End::{Delivered, Unreached};
 use super::villain::{self, Book};
 use super::{Case, Stage, play_all};
-use crate::full::Full;
+use crate::full::{Full, Refusing};
 use crate::host::{Dir, Host, LONG, alone};
 use simple_dns::rdata::{CNAME, RData};
 use simple_dns::{CLASS, Name, Packet, RCODE, ResourceRecord};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -84,27 +84,14 @@ fn names_that_are_not_found() {
     ]);
 }
 
-/// A port that is free at all of these addresses.
-fn free_port(ips: &[IpAddr]) -> u16 {
-    loop {
-        let first = TcpListener::bind((ips[0], 0)).unwrap();
-        let port = first.local_addr().unwrap().port();
-        if ips[1..].iter().all(|ip| TcpListener::bind((*ip, port)).is_ok()) {
-            return port;
-        }
-    }
-}
-
 /// A host with these dead addresses before the good one.
 fn beside(name: &'static str, dead: &'static [&'static str]) -> Case {
     Case::on(name, Delivered, move |book: &Arc<Book>| {
         let dead: Vec<IpAddr> = dead.iter().map(|ip| ip.parse().unwrap()).collect();
         let mut ips = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
         ips.extend(&dead);
-        let port = free_port(&ips);
-        let full: Vec<Full> =
-            dead.iter().map(|ip| Full::at(&SocketAddr::new(*ip, port).to_string())).collect();
-        let listener = TcpListener::bind((ips[0], port)).unwrap();
+        let (listener, full) = Full::beside(ips[0], &dead);
+        let port = listener.local_addr().unwrap().port();
         villain::on(listener, book, None, |v| v.be_good());
         let dir = Dir::new();
         ips.rotate_left(1);
@@ -119,13 +106,12 @@ fn beside(name: &'static str, dead: &'static [&'static str]) -> Case {
 fn nobody_listens() {
     play_all(vec![
         Case::on("refused", Unreached, |book| {
-            // An address of its own, so that nobody else takes the port meanwhile.
-            let addr = TcpListener::bind("127.0.77.1:0").unwrap().local_addr().unwrap();
-            let book = Arc::clone(book);
+            let refusing = Refusing::at("127.0.0.1:0");
+            let (origin, book) = (format!("http://{}", refusing.addr), Arc::clone(book));
             let mend = Box::new(move || {
-                villain::on(TcpListener::bind(addr).unwrap(), &book, None, |_| {});
+                villain::on(refusing.wake(), &book, None, |_| {});
             });
-            Stage { mend, ..Stage::at(format!("http://{addr}")) }
+            Stage { mend, ..Stage::at(origin) }
         }),
         Case::on("a full backlog", Unreached, |book| {
             let full = Full::at("127.0.0.1:0");
@@ -149,7 +135,7 @@ fn in_child(f: impl FnOnce() -> bool) -> bool {
     assert!(pid >= 0);
     if pid == 0 {
         // SAFETY: one that hangs is killed by the alarm.
-        unsafe { libc::alarm(30) };
+        unsafe { libc::alarm(600) };
         let good = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
         // SAFETY: leaves without running the parent's exit handlers.
         unsafe { libc::_exit(if good { 0 } else { 1 }) };
@@ -192,6 +178,7 @@ fn a_fork_in_the_middle_of_a_lookup() {
     host.number(0);
     assert_eq!(host.flush(std::time::Duration::ZERO), Status::Timeout);
     // The question is here, and no answer will come: the sender is in the middle of it.
+    socket.set_read_timeout(Some(LONG)).unwrap();
     socket.recv_from(&mut [0; 1500]).unwrap();
     std::fs::write(&hosts, "127.0.0.1 collector.test\n").unwrap();
     for n in 1..=20 {

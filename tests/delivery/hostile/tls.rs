@@ -24,11 +24,13 @@ static OLD: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
 
 /// A server on loopback, good with a good certificate once it is mended.
 fn on_tls(name: &'static str, end: End, act: impl Fn(&mut Visit) + Send + Sync + 'static) -> Case {
+    let act = Arc::new(act);
     Case::on(name, end, move |book| {
         let dir = Dir::new();
         let ca = dir.0.join("ca.pem");
         std::fs::write(&ca, certs::ca().pem()).unwrap();
-        let at = villain::start(book, Some(Arc::clone(&GOOD)), act);
+        let act = Arc::clone(&act);
+        let at = villain::start(book, Some(Arc::clone(&GOOD)), move |v| act(v));
         let after = Box::new(move || drop(dir));
         Stage { keys: json!({"tls": {"ca_file": ca}}), after, ..Stage::at(format!("https://{at}")) }
     })
