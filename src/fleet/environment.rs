@@ -32,6 +32,11 @@ pub fn everything() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name != HANDOVER)
 }
 
+/// The names of all variables.
+pub fn names() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+}
+
 /// The trace context that this process works under.
 pub fn trace() -> Trace {
     let get = |name| variable(name).unwrap_or_default();

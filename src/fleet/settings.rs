@@ -6,8 +6,9 @@
 //!   that names the key, the value and what is allowed.
 #![forbid(unsafe_code)]
 
+use super::environment::HANDOVER;
 use super::policy::{Limits, Rules};
-use super::trace::Trace;
+use super::trace::{Trace, is_traceparent};
 use crate::board::layout::{COUNTER_NAMES, COUNTERS, OWN_COUNTERS};
 use crate::board::scoreboard::MOST_SLOTS;
 use serde_json::{Map, Value};
@@ -28,6 +29,8 @@ pub enum Kind {
     Numbers(u64, u64),
     /// A list of names.
     Names,
+    /// A W3C trace context's first part, or an empty text.
+    Traceparent,
 }
 
 /// One key.
@@ -56,7 +59,7 @@ const fn key(
 }
 
 const DAY: u64 = 86_400_000;
-use Kind::{Choice, Names, Number, Numbers, Switch, Text};
+use Kind::{Choice, Names, Number, Numbers, Switch, Text, Traceparent};
 
 /// All of them.
 #[rustfmt::skip]
@@ -93,7 +96,7 @@ pub const KEYS: &[Key] = &[
     key("inline", Switch, "false", false, "run one worker in the calling process, without a supervisor"),
     key("counters", Names, "[]", false, "names of up to five counters of the workers' own"),
     key("keep_fds", Numbers(3, 1_000_000), "[]", true, "descriptors that commands inherit besides 0, 1 and 2"),
-    key("traceparent", Text(200), "\"\"", true, "W3C trace context that workers work under; empty: that of the environment"),
+    key("traceparent", Traceparent, "\"\"", true, "W3C trace context that workers work under; empty: that of the environment"),
     key("tracestate", Text(512), "\"\"", true, "goes with it"),
     key("baggage", Text(8192), "\"\"", true, "goes with it"),
 ];
@@ -218,6 +221,7 @@ fn allowed(kind: Kind) -> String {
         Choice(all) => all.join(", "),
         Text(most) => format!("a text of at most {most} bytes, without control characters"),
         Numbers(from, to) => format!("a list of whole numbers from {from} to {to}"),
+        Traceparent => "00-TRACE-SPAN-FLAGS: 32, 16 and 2 hexadecimal digits, in lower case".into(),
         Names => format!(
             "a list of at most {} names of a to z, 0 to 9 and _, at most 24 bytes each",
             COUNTERS - OWN_COUNTERS
@@ -233,6 +237,7 @@ fn fits(kind: Kind, value: &Value) -> bool {
         Choice(all) => value.as_str().is_some_and(|text| all.contains(&text)),
         Text(most) => value.as_str().is_some_and(|t| t.len() <= most && !t.chars().any(char::is_control)),
         Numbers(from, to) => value.as_array().is_some_and(|all| all.iter().all(|v| within(v, from, to))),
+        Traceparent => value.as_str().is_some_and(|text| text.is_empty() || is_traceparent(text)),
         Names => value.as_array().is_some_and(|all| {
             let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             let name = |v: &Value| {
@@ -279,10 +284,19 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
+/// The key that was probably meant: one that begins so, or is fewest letters away.
+fn nearest(name: &str) -> &'static str {
+    let away = |known: &str| match known.starts_with(name) && !name.is_empty() {
+        true => usize::from(known != name),
+        false => distance(known, name),
+    };
+    KEYS.iter().map(|key| key.name).min_by_key(|known| away(known)).unwrap_or_default()
+}
+
 fn check(given: &Map<String, Value>, group: bool) -> Result<(), String> {
     for (name, value) in given {
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let near = KEYS.iter().map(|k| k.name).min_by_key(|k| distance(k, name)).unwrap_or_default();
+            let near = nearest(name);
             return Err(format!(
                 "unknown key {}; the nearest known one is {near}",
                 shown(&Value::from(name.as_str()))
@@ -307,7 +321,7 @@ fn from_environment(
         let variable = format!("TELEMETRY_FLEET_{}", key.name.to_uppercase());
         let Some(text) = env(&variable).filter(|text| !text.is_empty()) else { continue };
         let value = match key.kind {
-            Text(_) | Choice(_) => Value::from(text),
+            Text(_) | Choice(_) | Traceparent => Value::from(text),
             _ => serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text)),
         };
         if !fits(key.kind, &value) {
@@ -316,6 +330,16 @@ fn from_environment(
         given.insert(key.name.into(), value);
     }
     Ok(())
+}
+
+/// What to say of a variable that looks like a key's and is none; its value is not shown.
+pub fn complaint(variable: &str) -> Option<String> {
+    let name = variable.strip_prefix("TELEMETRY_FLEET_").filter(|_| variable != HANDOVER)?.to_lowercase();
+    let near = nearest(&name);
+    (near != name).then(|| {
+        let near = near.to_uppercase();
+        format!("{variable} is the variable of no key and is not read; the nearest is TELEMETRY_FLEET_{near}")
+    })
 }
 
 /// Values that were checked, with the defaults behind them.
@@ -471,7 +495,8 @@ mod tests {
         for (json, text) in [
             (r#"{"grace_ms": -1}"#, "grace_ms is -1; allowed: a whole number from 0 to 86400000"),
             (r#"{"mode": "spawn"}"#, "mode is \"spawn\"; allowed: auto, fork, zygote, exec"),
-            (r#"{"grace": 1}"#, "unknown key \"grace\"; the nearest known one is name"),
+            (r#"{"grace": 1}"#, "unknown key \"grace\"; the nearest known one is grace_ms"),
+            (r#"{"traceparent": "00-zz"}"#, "traceparent is \"00-zz\"; allowed: 00-TRACE-SPAN-FLAGS: 32, 16"),
             (r#"{"name": "a/b"}"#, "name is \"a/b\"; allowed: letters, digits, ., _ and -, not . first"),
             (r#"{"surge": 1, "surge": 2}"#, "the key surge is given twice"),
             (r#"{"counters": ["done"]}"#, "counters is [\"done\"]; allowed: a list of at most 5 names"),
@@ -482,6 +507,22 @@ mod tests {
         }
         let fleet = Settings::read("", &none).unwrap();
         assert!(fleet.group(r#"{"health": ":1"}"#).unwrap_err().contains("the whole fleet's"));
+    }
+
+    #[test]
+    fn variables_that_were_meant_for_a_key() {
+        for (given, meant) in [
+            ("TELEMETRY_FLEET_STALE_M", Some("TELEMETRY_FLEET_STALE_MS")),
+            ("TELEMETRY_FLEET_GRACE", Some("TELEMETRY_FLEET_GRACE_MS")),
+            ("TELEMETRY_FLEET_GRACE_MS", None),
+            ("TELEMETRY_FLEET", None),
+            ("TELEMETRY_FLEET_HANDOVER", None),
+            ("TELEMETRY_GRACE", None),
+        ] {
+            let said = complaint(given);
+            assert_eq!(said.is_some(), meant.is_some(), "{given}");
+            assert!(said.is_none_or(|text| text.ends_with(meant.unwrap_or_default())), "{given}");
+        }
     }
 
     #[test]

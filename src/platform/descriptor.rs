@@ -9,3 +9,9 @@ pub fn copy(fd: RawFd) -> Option<OwnedFd> {
     // SAFETY: just opened, and nobody else's.
     (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
 }
+
+/// Whether that number is anything's.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: asks only.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}

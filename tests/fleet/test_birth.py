@@ -314,9 +314,12 @@ def test_a_program_that_goes_away(fleets: Fleets) -> None:
         group(str(here), kind="run", healthy_after_ms=1), group("ready,beat", name="good")
     )
     fleet.until_ready(2)
-    good = fleet.pids()[1]
+    victim, good = (fleet.pids()[slot] for slot in (0, 1))
+    # It counts as ready at its start; the shell has still to read the file.
+    comm = Path(f"/proc/{victim}/comm")
+    until("the shell is done", lambda: comm.read_text() == "sleep\n", tell=fleet.tell)
     here.unlink()
-    os.kill(fleet.pids()[0], signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     fleet.until_status(
         "it cannot be started",
         lambda s: s["slots"]["ready"] == 1 and not s["ready"] and s["reasons"],

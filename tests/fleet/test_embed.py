@@ -361,3 +361,9 @@ def test_a_loop_of_the_hosts_hears_of_deadlines(fleets: Fleets) -> None:
     fleet.until_ready(1)
     assert fleet.workers()[0]["incarnation"] == 4
     assert fleet.stop() == 0, fleet.tell()
+
+
+def test_a_descriptor_to_keep_that_is_not_open(fleets: Fleets) -> None:
+    fleet = fleets.make(group("ready,beat", 1, kind="self", keep_fds=[999]))
+    assert fleet.end() == 87, fleet.tell()
+    assert "keep_fds has 999, which is not open; allowed: " in fleet.stderr()

@@ -19,7 +19,7 @@ use super::child::Target;
 use super::health::notify::Watchdog;
 use super::health::{Notify, Server, Status};
 use super::policy::{Action, Cause, Event, Full, Ms, SlotView, State};
-use super::settings::{Group, Mode, Readiness, Settings};
+use super::settings::{self, Group, Mode, Readiness, Settings};
 use super::trace::Trace;
 use super::worker;
 use super::zygote::{Fork, Zygote};
@@ -29,7 +29,7 @@ use crate::board::scoreboard::Board;
 use crate::platform::epoll::{Bell, Epoll, Timer};
 use crate::platform::pidfd::Child;
 use crate::platform::signals::{Mask, SignalFd};
-use crate::platform::{clock, entropy, process, signals, spawn, thread};
+use crate::platform::{clock, descriptor, entropy, process, signals, spawn, thread};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -186,6 +186,9 @@ impl Fleet {
     /// [`Error::Invalid`] for a bad configuration, [`Error::Io`] for want of shared memory.
     pub fn new(json: &str) -> Result<Fleet, Error> {
         let settings = Settings::read(json, &environment::variable).map_err(Error::Invalid)?;
+        for text in environment::names().filter_map(|name| settings::complaint(&name)) {
+            super::say::warn(&settings.name, &text);
+        }
         Fleet::of(settings)
     }
 
@@ -422,6 +425,13 @@ impl Inner {
         }
         let command = matches!(target, Target::Command(_));
         let group = self.read_group(limits, &environment::trace(), command).map_err(Error::Invalid)?;
+        // Those of a supervisor that became a new program were open once.
+        let closed = group.keep_fds.iter().find(|fd| command && !descriptor::is_open(**fd));
+        if let (Some(fd), None) = (closed, environment::raw(environment::HANDOVER)) {
+            return Err(Error::Invalid(format!(
+                "keep_fds has {fd}, which is not open; allowed: descriptors that are open in this process"
+            )));
+        }
         match (self.settings.mode, command) {
             (Mode::Exec, false) => {
                 return Err(Error::Invalid("mode is \"exec\": workers must be commands".into()));

@@ -1,5 +1,5 @@
 //! Answers that lead elsewhere: what is ours must not go along.
-use super::End::{Delivered, Denied, Kept};
+use super::End::{Delivered, Denied};
 use super::villain::{self, Book, Visit};
 use super::{Case, Stage, answer, play_all};
 use crate::certs;
