@@ -59,12 +59,12 @@ def test_a_thousand_dropped_clients_leave_nothing(collector: Collector) -> None:
 
 def test_a_client_in_a_cycle_is_collected(collector: Collector) -> None:
     class Owner:
-        pass
+        def __init__(self) -> None:
+            self.client, self.me = Client(collector.url, exit_timeout_ms=60_000), self
 
     owner = Owner()
-    owner.client, owner.me = Client(collector.url, exit_timeout_ms=60_000), owner  # type: ignore[attr-defined]
-    ref = weakref.ref(owner.client)  # type: ignore[attr-defined]
-    assert owner.client.enqueue({"n": 1})  # type: ignore[attr-defined]
+    ref = weakref.ref(owner.client)
+    assert owner.client.enqueue({"n": 1})
     del owner
     gc.collect()
     assert ref() is None
