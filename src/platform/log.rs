@@ -6,6 +6,7 @@
 //!   of state are said one by one ([`tell`]).
 //! - Never called in a fork hook. Texts never contain credentials.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// How important a line is; the numbers are the C enum's.
@@ -139,7 +140,9 @@ fn write_stderr(mut line: &[u8]) {
         let sent = unsafe { libc::send(2, part.as_ptr().cast(), part.len(), AT_ONCE) };
         let written = match sent {
             // SAFETY: as above; anything but a socket has room for this much.
-            -1 => unsafe { libc::write(2, part.as_ptr().cast(), part.len()) },
+            -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ENOTSOCK) => unsafe {
+                libc::write(2, part.as_ptr().cast(), part.len())
+            },
             sent => sent,
         };
         match usize::try_from(written) {

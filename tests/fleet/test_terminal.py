@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -78,9 +79,16 @@ def test_another_size_of_the_terminal_is_no_pause(tmp_path: Path) -> None:
             fleet.kill()
 
 
-def test_nobody_reads_stderr(tmp_path: Path) -> None:
-    """A pipe that is full: lines are lost, and nothing else."""
-    read, write = os.pipe()
+def sockets() -> tuple[int, int]:
+    """As systemd's journal has one at the other end."""
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+@pytest.mark.parametrize("ends", [os.pipe, sockets], ids=["pipe", "socket"])
+def test_nobody_reads_stderr(tmp_path: Path, ends: Callable[[], tuple[int, int]]) -> None:
+    """It is full: lines are lost, and nothing else."""
+    read, write = ends()
     os.set_blocking(write, False)
     with pytest.raises(BlockingIOError):
         while True:

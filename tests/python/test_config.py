@@ -137,3 +137,28 @@ def test_importing_starts_and_loads_nothing() -> None:
         check=True,
         cwd=os.sep,
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "program", "meant"),
+    [
+        ("TELEMETRY_BATCH", "libtelemetry.Client()", "TELEMETRY_BATCH_MAX_EVENTS"),
+        ("TELEMETRY_ENDPOIT", "libtelemetry.Client()", "TELEMETRY_ENDPOINT"),
+        ("TELEMETRY_FLEET_GRACE", "libtelemetry.fleet.Fleet()", "TELEMETRY_FLEET_GRACE_MS"),
+    ],
+)
+def test_a_variable_that_is_read_by_nobody_is_warned_about(
+    collector: Collector, variable: str, program: str, meant: str
+) -> None:
+    def said(**more: str) -> str:
+        source = f"import libtelemetry, libtelemetry.fleet; {program}"
+        env = environment(collector.url, **more)
+        done = subprocess.run(
+            [sys.executable, "-c", source], env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    warned = said(**{variable: "hush"})
+    assert variable in warned and meant in warned and "hush" not in warned
+    assert said() == ""
