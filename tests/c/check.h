@@ -337,6 +337,17 @@ CK_UNUSED static void ck_fault(const char *fault) {
   ck_http("PUT", "/fault", fault, answer, sizeof answer);
 }
 
+/* A child that has ended, and must have ended well; whether there was one. */
+CK_UNUSED static bool ck_reap(int options) {
+  int status;
+  pid_t child;
+  while ((child = waitpid(-1, &status, options)) < 0 && errno == EINTR) {
+  }
+  if (child > 0 && (!WIFEXITED(status) || WEXITSTATUS(status)))
+    ck_fail(__FILE__, __LINE__, "child %d: wait status 0x%x", (int)child, status);
+  return child > 0;
+}
+
 /* A counter at the top level of the collector's /stats. */
 CK_UNUSED static long ck_collected(const char *name) {
   static char answer[1 << 20];

@@ -164,17 +164,10 @@ static void on_tick(int signal) {
   errno = saved;
 }
 
-/* A child that has ended, and must have ended well; whether there was one. */
 static bool reap_one(int options) {
-  int status;
-  pid_t child;
-  while ((child = waitpid(-1, &status, options)) < 0 && errno == EINTR) {
-  }
-  if (child <= 0) return false;
-  if (!WIFEXITED(status) || WEXITSTATUS(status))
-    ck_fail(__FILE__, __LINE__, "child %d: wait status 0x%x after %d forks", (int)child, status, (int)forks);
-  living--;
-  return true;
+  bool ended = ck_reap(options);
+  living -= ended;
+  return ended;
 }
 
 static void reap(bool all) {
